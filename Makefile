@@ -1,0 +1,53 @@
+# `make` lists what there is. Everything runs in .venv, which `install` makes from the locked packages.
+
+PYTHON ?= python3
+RUN := .venv/bin
+PIP := $(RUN)/python -m pip install --quiet --disable-pip-version-check
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types quick bench clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv with the locked packages (the others do it by themselves)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "Tollgate needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is $$($(PYTHON) -V 2>&1): \
+	name another, as in 'make install PYTHON=python3.13'." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+	  echo "'$(PYTHON) -m venv' failed: install Python's venv module (Debian: python3-venv)." >&2; exit 1; }
+	@echo "Installing the locked packages into .venv; the first time takes a minute or two."
+	$(PIP) --no-compile --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install  ## see all of it work: stack, backfill, training, live stream, retraining
+	$(RUN)/tollgate demo
+
+test: check  ## every test, also those that start servers
+	$(RUN)/python -m pytest -q -m "servers or containers"
+
+check: install  ## formatter, linter, types, import rules and quick tests, in under a minute
+	@$(MAKE) --no-print-directory -k -j3 $(if $(filter output-sync,$(.FEATURES)),-Otarget) lint types quick
+
+lint:
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/lint-imports
+
+types:
+	$(RUN)/mypy
+
+quick:
+	$(RUN)/python -m pytest -q -m "not servers and not containers"
+
+bench: install  ## measure throughput and latency on this machine
+	$(RUN)/tollgate bench
+
+clean:  ## stop the stack, then remove .venv, its data and all caches
+	@if [ -x $(RUN)/tollgate ]; then $(RUN)/tollgate down; fi
+	rm -rf .venv .tollgate .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
