@@ -1,0 +1,145 @@
+"""The command line: a table of verbs, each started by name, so that `--help` imports nothing heavy."""
+
+import difflib
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infra.errors import UserError
+
+
+class InterruptedByUserError(Exception):
+    """Ctrl-C came while a verb was at work."""
+
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command: the function that does it ("package.module:function") and its line in the list."""
+
+    target: str
+    help: str
+
+
+VERBS = {
+    "demo": Verb("serving.demo.command:demo", "See all of it work: stack, models, live stream, retraining."),
+    "up": Verb("infra.stack.commands:up", "Start the local stack; needs no Docker, Java or root."),
+    "down": Verb("infra.stack.commands:down", "Stop the local stack; --purge forgets its data too."),
+    "status": Verb("infra.stack.commands:status", "Show each part of the stack and its address."),
+    "doctor": Verb("infra.stack.commands:doctor", "Look for what is missing or broken, and say what to do."),
+    "simulate": Verb("ingestion.commands:simulate", "Send seeded, made-up events to Kafka."),
+    "replay": Verb("ingestion.commands:replay", "Send a file of past events to Kafka."),
+    "replay-dlq": Verb("ingestion.commands:replay_dlq", "Send a topic's dead letters again."),
+    "backfill": Verb("features.commands:backfill", "Load a file of past events into history and features."),
+    "rebuild": Verb("features.commands:rebuild", "Compute the feature store anew from history."),
+    "features": Verb("features.commands:features", "Write every feature of a file's events to a file."),
+    "train": Verb("training.commands:train", "Train a challenger for a task, fraud or pricing."),
+    "evaluate": Verb("training.commands:evaluate", "Measure a task's model on a file of past events."),
+    "promote": Verb("training.commands:promote", "Make a version the champion."),
+    "rollback": Verb("training.commands:rollback", "Bring the previous champion back."),
+    "bench": Verb("serving.bench.command:bench", "Measure throughput and latency on this machine."),
+}
+
+PROCESSES = {
+    "worker": Verb("serving.processes:worker", "Decide and fold the events of the stream."),
+    "history": Verb("ingestion.processes:history", "Write the stream to the Parquet history."),
+    "api": Verb("serving.processes:api", "Answer over HTTP."),
+    "retrainer": Verb("training.processes:retrainer", "Retrain when labels, time or drift ask for it."),
+}
+
+
+def main() -> None:
+    """Run the command line with this process's arguments and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one verb and give its exit code: 0 done, 1 failed, 2 called wrongly, 130 interrupted."""
+    try:
+        return _dispatch(list(arguments))
+    except UserError as error:
+        sys.stderr.write(f"tollgate: {error}\n")
+        return 1
+    except (KeyboardInterrupt, InterruptedByUserError):
+        sys.stderr.write("tollgate: interrupted\n")
+        return 130
+
+
+def listing() -> str:
+    """What `tollgate --help` prints."""
+    lines = [f"  {name:<12}{verb.help}" for name, verb in VERBS.items()]
+    head = "Usage: tollgate VERB [OPTIONS]\n\nFraud decisions and prices over one stream of events.\n"
+    return "\n".join([head, *lines, "", "tollgate VERB --help tells more, with an example.\n"])
+
+
+def _dispatch(arguments: list[str]) -> int:
+    match arguments:
+        case [] | ["-h" | "--help" | "help"]:
+            sys.stdout.write(listing())
+            return 0
+        case ["--version"]:
+            sys.stdout.write(_version() + "\n")
+            return 0
+        case ["run", name, *rest]:
+            return _call(PROCESSES, name, f"run {name}", rest)
+        case ["run"]:
+            raise UserError(f"expected the process to run: {', '.join(PROCESSES)}.")
+        case _:
+            return _call(VERBS, arguments[0], arguments[0], arguments[1:])
+
+
+def _call(table: dict[str, Verb], name: str, shown: str, arguments: list[str]) -> int:
+    if name not in table:
+        raise UserError(f"{_unknown(name, table)} `tollgate --help` lists the verbs.")
+    return _run_typer(_function(table[name]), f"tollgate {shown}", arguments)
+
+
+def _run_typer(function: Function, shown: str, arguments: list[str]) -> int:
+    import typer
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(_guarded(function))
+    try:
+        app(arguments, prog_name=shown)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _guarded(function: Function) -> Function:
+    """Let Ctrl-C pass through typer, which would make an exit code of its own of it."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: object, **options: object) -> object:
+        try:
+            return function(*arguments, **options)
+        except KeyboardInterrupt:
+            raise InterruptedByUserError from None
+
+    return guarded
+
+
+def _function(verb: Verb) -> Function:
+    module, _, name = verb.target.partition(":")
+    function: Function = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _unknown(name: str, known: dict[str, Verb]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"there is no `{name}`." + (f" Did you mean `{near[0]}`?" if near else "")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("tollgate")
+
+
+if __name__ == "__main__":
+    main()

