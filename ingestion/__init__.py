@@ -1,0 +1,1 @@
+"""What arrives: event types, topics, the broker, the history log, simulators, file mappings."""

@@ -1,0 +1,320 @@
+"""Kafka: the only module that speaks its protocol.
+
+Delivery is at least once. The consumer never commits by itself: `commit` says what was handled, after its
+results are safe. Every topic stamps records with the broker's clock (log append time).
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from kafka import (
+    ConsumerRebalanceListener,
+    KafkaAdminClient,
+    KafkaConsumer,
+    KafkaProducer,
+    OffsetAndMetadata,
+    TopicPartition,
+)
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+FLUSH_TIMEOUT_S = 30.0
+METADATA_TIMEOUT_S = 10.0
+"""A broker that has just started may not know of its topics yet."""
+
+type_of_headers = Sequence[tuple[str, bytes]]
+
+
+class BrokerError(RuntimeError):
+    """The broker did not take or give what was asked; says what and why."""
+
+
+class Partition(NamedTuple):
+    """One partition of a topic."""
+
+    topic: str
+    number: int
+
+
+class Record(Protocol):
+    """One record as it lies in the log; `timestamp` is its append time in milliseconds since 1970 UTC."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: type_of_headers
+
+
+class Sent(Protocol):
+    """A record on its way; callbacks run on the producer's own thread."""
+
+    def add_both(self, done: Callable[[object], None]) -> object:
+        """Call `done` with the metadata, or with the exception."""
+        ...
+
+
+def create_topics(address: str, topics: Iterable[str], partitions: int, retention_ms: int = -1) -> None:
+    """Create the topics that are missing; existing ones stay as they are."""
+    configs = {
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(MAX_MESSAGE_BYTES),
+        "retention.ms": str(retention_ms),
+    }
+    admin = KafkaAdminClient(bootstrap_servers=address)
+    try:
+        missing = set(topics) - set(admin.list_topics())
+        options = {"num_partitions": partitions, "replication_factor": 1, "configs": configs}
+        if missing:
+            admin.create_topics(dict.fromkeys(sorted(missing), options), wait_for_metadata=True)
+    except TopicAlreadyExistsError:
+        return  # another process was faster
+    except KafkaError as error:
+        raise BrokerError(f"could not create topics at {address}: {error}") from error
+    finally:
+        admin.close()
+
+
+def answers(address: str, timeout_s: float = 0.5) -> bool:
+    """Whether a broker accepts connections."""
+    host, _, port = address.partition(",")[0].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+class Producer:
+    """Sends records; `flush` returns only when the broker has all of them.
+
+    Args:
+        address: `host:port` of a broker.
+        linger_ms: how long a record may wait for company: throughput against latency.
+        max_block_ms: how long `send` may wait for the broker's metadata or for room.
+    """
+
+    def __init__(self, address: str, linger_ms: int = 0, max_block_ms: int = 10_000) -> None:
+        self._kafka = KafkaProducer(
+            bootstrap_servers=address,
+            linger_ms=linger_ms,
+            batch_size=256 * 1024,
+            max_request_size=MAX_MESSAGE_BYTES,
+            max_block_ms=max_block_ms,
+            delivery_timeout_ms=30_000,
+            request_timeout_ms=15_000,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        )
+        self._unflushed: list[Any] = []
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: type_of_headers = (),
+        partition: int | None = None,
+    ) -> None:
+        """Queue a record; `flush` tells whether it arrived."""
+        self._unflushed.append(self._send(topic, value, key, headers, partition))
+
+    def publish(self, topic: str, value: bytes, key: bytes, headers: type_of_headers = ()) -> Sent:
+        """Queue a record and return its future, for a caller that waits for this one alone."""
+        sent: Sent = self._send(topic, value, key, headers, None)
+        return sent
+
+    def _send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        headers: type_of_headers,
+        partition: int | None,
+    ) -> Any:
+        try:
+            return self._kafka.send(
+                topic, value=value or b"", key=key, headers=list(headers), partition=partition
+            )
+        except KafkaError as error:
+            raise BrokerError(f"could not send to topic {topic}: {error}") from error
+
+    def flush(self) -> None:
+        """Wait until all that `send` queued is acknowledged; BrokerError names the first that was not."""
+        waiting, self._unflushed = self._unflushed, []
+        try:
+            self._kafka.flush(timeout=FLUSH_TIMEOUT_S)
+            for future in waiting:
+                future.get(timeout=FLUSH_TIMEOUT_S)
+        except KafkaError as error:
+            raise BrokerError(f"the broker did not acknowledge a record: {error}") from error
+
+    def close(self) -> None:
+        """Send what is queued and disconnect."""
+        self._kafka.close(timeout=10)
+
+
+class Assignment(Protocol):
+    """Told when partitions come and go."""
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """These are ours from now on."""
+        ...
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """These are no longer ours."""
+        ...
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, listener: Assignment) -> None:
+        self._listener = listener
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._listener.assigned([Partition(*each) for each in assigned])
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._listener.revoked([Partition(*each) for each in revoked])
+
+
+class Consumer:
+    """Reads topics as a member of a group, or as a lone reader of all partitions if `group` is None.
+
+    A group that has committed nothing starts at the beginning of the log.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        topics: Sequence[str],
+        group: str | None,
+        listener: Assignment | None = None,
+        max_records: int = 2_000,
+    ) -> None:
+        self._kafka = KafkaConsumer(
+            bootstrap_servers=address,
+            group_id=group,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            max_poll_records=max_records,
+            max_poll_interval_ms=300_000,
+            session_timeout_ms=10_000,
+            heartbeat_interval_ms=2_000,
+            fetch_max_wait_ms=100,
+            max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
+            fetch_max_bytes=2 * MAX_MESSAGE_BYTES,
+            metadata_max_age_ms=10_000,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        )
+        if group is None:
+            self._kafka.assign([TopicPartition(t, p) for t in topics for p in self._partitions(t)])
+        else:
+            self._kafka.subscribe(list(topics), listener=_Listener(listener) if listener else None)
+
+    def _partitions(self, topic: str) -> list[int]:
+        end = time.monotonic() + METADATA_TIMEOUT_S
+        while not (found := self._kafka.partitions_for_topic(topic)):
+            if time.monotonic() > end:
+                raise BrokerError(f"topic {topic} does not exist; `tollgate up` creates it")
+            time.sleep(0.1)
+        return sorted(found)
+
+    def poll(self, wait_ms: int) -> list[Record]:
+        """Records that came within `wait_ms`, in order within each partition."""
+        self._unpark()
+        self._finish_joining()
+        return [record for records in self._kafka.poll(timeout_ms=wait_ms).values() for record in records]
+
+    def _unpark(self) -> None:
+        """Let kafka-python give out again what it put aside while a partition was paused.
+
+        Version 3.0.12 takes it back only when its slot for the current batch is None, but leaves the batch
+        that was used up in it: without this, a partition that was paused in mid-batch is silent for ever.
+        """
+        fetcher = self._kafka._fetcher
+        if not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
+
+    def _finish_joining(self) -> None:
+        """Let kafka-python go on with a rebalance that outlasted the poll in which it began.
+
+        Version 3.0.12 forgets one that began because the topics' metadata came or changed, once it has worked
+        out the assignment: without this, the group's leader has no partitions for ever and sends no
+        heartbeats.
+        """
+        coordinator = self._kafka._coordinator
+        if coordinator.rejoining:
+            coordinator.request_rejoin()
+
+    def commit(self, next_offsets: Mapping[Partition, int]) -> None:
+        """Say that everything before these offsets is handled.
+
+        Raises BrokerError if the partition has been given to another member meanwhile.
+        """
+        offsets = {
+            TopicPartition(*p): OffsetAndMetadata(offset, "", -1) for p, offset in next_offsets.items()
+        }
+        try:
+            self._kafka.commit(offsets)
+        except KafkaError as error:
+            raise BrokerError(f"could not commit {dict(next_offsets)}: {error}") from error
+
+    def caught_up(self, partition: Partition) -> bool:
+        """Whether everything that the broker had at the last fetch has been given out by `poll`."""
+        end = self._kafka.highwater(TopicPartition(*partition))
+        return end is not None and self._kafka.position(TopicPartition(*partition)) >= end
+
+    def ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """Offset after the last record of each partition, asked now."""
+        found = self._kafka.end_offsets([TopicPartition(*each) for each in partitions])
+        return {Partition(*key): offset for key, offset in found.items()}
+
+    def position(self, partition: Partition) -> int:
+        """Offset of the next record that `poll` gives out."""
+        offset: int = self._kafka.position(TopicPartition(*partition))
+        return offset
+
+    def committed(self, partition: Partition) -> int | None:
+        """The group's next offset; None if it has committed nothing."""
+        offset: int | None = self._kafka.committed(TopicPartition(*partition))
+        return offset
+
+    def assignment(self) -> list[Partition]:
+        """Partitions that are ours now."""
+        return sorted(Partition(*each) for each in self._kafka.assignment())
+
+    def lag(self) -> dict[Partition, int]:
+        """Records the broker had at the last fetch that `poll` has not given out, by partition."""
+        ends = {p: self._kafka.highwater(TopicPartition(*p)) for p in self.assignment()}
+        return {
+            p: end - self._kafka.position(TopicPartition(*p)) for p, end in ends.items() if end is not None
+        }
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Give out nothing of these partitions until `resume`."""
+        self._kafka.pause(*(TopicPartition(*each) for each in partitions))
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Give out records of these partitions again."""
+        self._kafka.resume(*(TopicPartition(*each) for each in partitions))
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Go on with the record at this offset."""
+        self._kafka.seek(TopicPartition(*partition), offset)
+
+    def seek_to_time(self, partition: Partition, append_ms: int) -> None:
+        """Go to the first record appended at or after a time, or to the end."""
+        found = self._kafka.offsets_for_times({TopicPartition(*partition): append_ms})
+        at = found[TopicPartition(*partition)]
+        offset = at.offset if at is not None and at.offset >= 0 else self.ends([partition])[partition]
+        self._kafka.seek(TopicPartition(*partition), offset)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._kafka.close(autocommit=False, timeout_ms=5_000)

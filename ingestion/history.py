@@ -1,0 +1,463 @@
+"""The history: all that was taken, as Parquet by day of event time. Only this module reads or writes it.
+
+`<table>/day=YYYY-MM-DD/<name>.parquet`; a file appears whole, by rename. A name tells what the file holds:
+
+* `p<partition>-<first>-<last>`: all rows of that day which the log's partition has from first to last.
+  Rows that come again, because a process died before it could say that it was done, are known by it.
+* `backfill-<hash>`: rows of a backfill, by content. They have partition -1.
+* `compact-<hash>`: what several files held. It names them, so that a reader takes them only once even if
+  the process died before it could delete them.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from ingestion.streams import PRODUCT_EVENT, SCORED_EVENT
+
+TRANSACTIONS, LABELS, QUOTES, OUTCOMES, DECISIONS = (
+    "transactions",
+    "labels",
+    "quotes",
+    "outcomes",
+    "decisions",
+)
+BACKFILLED = -1
+"""Partition of rows that came by a backfill; their position is a running number in order of time."""
+FROM_THE_START = -(2**62)
+"""Less than any position."""
+
+DAY_US = 86_400 * 1_000_000
+STALE_S = 3_600.0
+"""A temporary file this old belongs to a process that died."""
+
+_EPOCH = date(1970, 1, 1)
+_METADATA = b"tollgate"
+_LOG_NAME = re.compile(r"p(\d+)-(\d+)-(\d+)\.parquet")
+_READ_AGAIN = 5
+
+
+def _of(schema: pa.Schema, names: str, **more: pa.DataType) -> pa.Schema:
+    return pa.schema(
+        [*(schema.field(name) for name in names.split()), *(pa.field(*each) for each in more.items())]
+    )
+
+
+_TERMINAL = {"terminal_partition": pa.int32(), "terminal_position": pa.int64()}
+_PRODUCT = {"product_partition": pa.int32(), "product_position": pa.int64()}
+
+SCHEMAS: dict[str, pa.Schema] = {
+    TRANSACTIONS: _of(
+        SCORED_EVENT,
+        "transaction_id event_time_us customer_id terminal_id amount currency channel country device_id ip "
+        "merchant_category latitude longitude attributes appended_ms customer_partition customer_position",
+        **_TERMINAL,
+    ),
+    LABELS: _of(
+        SCORED_EVENT,
+        "transaction_id event_time_us customer_id terminal_id amount label source paid_at_us appended_ms "
+        "customer_partition customer_position",
+        **_TERMINAL,
+    ),
+    QUOTES: _of(
+        PRODUCT_EVENT,
+        "quote_id event_time_us product_id segment objective price currency unit_cost list_price context "
+        "exploration propensity model_version appended_ms",
+        **_PRODUCT,
+    ),
+    OUTCOMES: _of(
+        PRODUCT_EVENT,
+        "quote_id event_time_us product_id price units quoted_at_us appended_ms",
+        **_PRODUCT,
+    ),
+    DECISIONS: pa.schema(
+        {
+            "transaction_id": pa.string(),
+            "event_time_us": pa.int64(),
+            "customer_id": pa.string(),
+            "terminal_id": pa.string(),
+            "decision": pa.string(),
+            "score": pa.float64(),
+            "model_version": pa.string(),
+            "policy_version": pa.string(),
+            "feature_names": pa.list_(pa.string()),
+            "features": pa.list_(pa.float64()),  # the vector that was used; null = NaN
+            "json": pa.string(),  # the whole decision as it was published
+            "appended_ms": pa.int64(),
+            "decision_partition": pa.int32(),
+            "decision_position": pa.int64(),
+        }
+    ),
+}
+"""Columns of every table. `event_time_us` is microseconds since 1970 UTC; of a label, its arrival."""
+
+PLACES = {
+    TRANSACTIONS: ("terminal_partition", "terminal_position"),
+    LABELS: ("terminal_partition", "terminal_position"),
+    QUOTES: ("product_partition", "product_position"),
+    OUTCOMES: ("product_partition", "product_position"),
+    DECISIONS: ("decision_partition", "decision_position"),
+}
+"""Columns that say where in the log a row was read."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a file holds of one partition of the log."""
+
+    first: int
+    last: int
+    customers: Mapping[int, int]
+    """Greatest position of each partition of the customer stream."""
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a file says about itself."""
+
+    segments: Mapping[int, Segment]
+    replaces: frozenset[str]
+
+
+class History:
+    """Tables in a folder. Several processes may append; readers never wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._greatest: dict[tuple[str, str], dict[int, int]] = {}
+
+    def append(self, table: str, rows: pa.Table) -> int:
+        """Add rows of a table, each once, and give how many were new.
+
+        Rows of one partition of the log must come in its order, as they do from a consumer.
+        """
+        rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table]).combine_chunks()
+        return sum(self._append(table, *part) for part in _parts(table, rows))
+
+    def _append(self, table: str, day: str, partition: int, rows: pa.Table) -> int:
+        folder = self._folder / table / f"day={day}"
+        if partition == BACKFILLED:
+            _write(folder, f"backfill-{_digest(rows)}.parquet", rows, _contents(table, rows))
+            return int(rows.num_rows)
+        greatest = self._greatest_in(table, day)
+        rows = rows.filter(pc.greater(rows[PLACES[table][1]], greatest.get(partition, FROM_THE_START)))
+        if rows.num_rows:
+            contents = _contents(table, rows)
+            segment = contents.segments[partition]
+            _write(folder, f"p{partition}-{segment.first}-{segment.last}.parquet", rows, contents)
+            greatest[partition] = segment.last
+        return int(rows.num_rows)
+
+    def backfill(self, tables: Mapping[str, pa.Table]) -> None:
+        """Add backfilled rows of several tables, all or none; the same rows again change nothing.
+
+        A process that dies leaves either nothing, or files that are complete and only need to be moved into
+        place: `repair` does so.
+        """
+        staged = self._folder / f".staged-{uuid.uuid4().hex}"
+        for table, rows in tables.items():
+            rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table]).combine_chunks()
+            for day, _, part in _parts(table, rows):
+                folder = staged / table / f"day={day}"
+                _write(folder, f"backfill-{_digest(part)}.parquet", part, _contents(table, part))
+        if staged.exists():
+            complete = staged.rename(staged.with_name(staged.name.replace("staged", "complete")))
+            _sync(self._folder)
+            _move(complete, self._folder)
+
+    def _greatest_in(self, table: str, day: str) -> dict[int, int]:
+        """Last position that a day has of each partition; kept, as our partitions have no other writer."""
+        if (table, day) not in self._greatest:
+            self._greatest[table, day] = _last_positions(self._folder / table / f"day={day}")
+        return self._greatest[table, day]
+
+    def forget_positions(self) -> None:
+        """Look at the files again: another process may have written meanwhile."""
+        self._greatest.clear()
+
+    def read(
+        self,
+        table: str,
+        start_us: int | None = None,
+        end_us: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Rows with event time in [start_us, end_us), by day, without any other order."""
+        for _ in range(_READ_AGAIN):
+            try:
+                return self._scan(table, start_us, end_us, columns)
+            except FileNotFoundError:
+                continue  # compacted meanwhile
+        return self._scan(table, start_us, end_us, columns)
+
+    def _scan(
+        self, table: str, start_us: int | None, end_us: int | None, columns: Sequence[str] | None
+    ) -> pa.Table:
+        files = [str(file) for day in self.days(table, start_us, end_us) for file in self._files(table, day)]
+        found = ds.dataset(files, schema=SCHEMAS[table], format="parquet")
+        names = None if columns is None else list(columns)
+        return found.to_table(columns=names, filter=between(start_us, end_us))
+
+    def days(self, table: str, start_us: int | None = None, end_us: int | None = None) -> list[str]:
+        """Days (YYYY-MM-DD) of the table that may have event times in [start_us, end_us), in order."""
+        first = "" if start_us is None else day_of(start_us)
+        last = "9999-99-99" if end_us is None else day_of(end_us - 1)
+        found = (folder.name.removeprefix("day=") for folder in (self._folder / table).glob("day=*"))
+        return sorted(day for day in found if first <= day <= last)
+
+    def _files(self, table: str, day: str) -> list[Path]:
+        return _current(self._folder / table / f"day={day}")
+
+    def last_backfilled(self) -> int:
+        """Greatest position that a backfill has given; -1 before the first."""
+        tables = (TRANSACTIONS, LABELS, QUOTES, OUTCOMES)
+        files = (file for table in tables for day in self.days(table) for file in self._files(table, day))
+        segments = (_contents_of(file).segments.get(BACKFILLED) for file in files)
+        return max((segment.last for segment in segments if segment), default=-1)
+
+    def customer_positions(self, terminal_partition: int, before: int) -> dict[int, int]:
+        """Greatest customer position, by customer partition, that a terminal partition has before a position.
+
+        A worker that died between sending and committing sends the same events again; theirs are not greater.
+        """
+        greatest: dict[int, int] = {}
+        for table in (TRANSACTIONS, LABELS):
+            for day in self.days(table):
+                for file in self._files(table, day):
+                    _raise(greatest, _customers_before(file, terminal_partition, before))
+        return greatest
+
+    def repair(self) -> None:
+        """Finish what a process that died left behind: backfills, compacted and temporary files."""
+        with self._alone():
+            for complete in self._folder.glob(".complete-*"):
+                _move(complete, self._folder)
+            for staged in self._folder.glob(".staged-*"):
+                if _stale(staged):
+                    shutil.rmtree(staged)
+            for folder in self._folder.glob("*/day=*"):
+                _repair(folder)
+
+    def compact(self, table: str, before_day: str, at_least: int = 8) -> int:
+        """Make one file of each earlier day that has `at_least` files; gives how many files were replaced."""
+        with self._alone():
+            folders = [self._folder / table / f"day={day}" for day in self.days(table) if day < before_day]
+            return sum(_compact(table, folder, at_least) for folder in folders)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time compacts or repairs."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".compacting").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def day_of(time_us: int) -> str:
+    """Day in UTC.
+
+    >>> day_of(-1), day_of(0)
+    ('1969-12-31', '1970-01-01')
+    """
+    return (_EPOCH + timedelta(days=time_us // DAY_US)).isoformat()
+
+
+def day_start_us(day: str) -> int:
+    """First microsecond of a day in UTC.
+
+    >>> day_start_us("1970-01-02") == DAY_US
+    True
+    """
+    return (date.fromisoformat(day) - _EPOCH).days * DAY_US
+
+
+def empty(table: str) -> pa.Table:
+    """No rows of a table."""
+    return SCHEMAS[table].empty_table()
+
+
+def completed(table: str, rows: pa.Table) -> pa.Table:
+    """Rows with all columns of the table: what they lack is null, what the table lacks is dropped."""
+    arrays = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in SCHEMAS[table]
+    ]
+    return pa.table(arrays, schema=SCHEMAS[table])
+
+
+def _parts(table: str, rows: pa.Table) -> Iterator[tuple[str, int, pa.Table]]:
+    """Rows by day and partition, days in order."""
+    day = rows["event_time_us"].to_numpy() // DAY_US
+    partition = rows[PLACES[table][0]].to_numpy()
+    for one_day in np.unique(day).tolist():
+        mine = np.flatnonzero(day == one_day) if len(rows) else day
+        for one in np.unique(partition[mine]).tolist():
+            yield day_of(one_day * DAY_US), one, rows.take(pa.array(mine[partition[mine] == one]))
+
+
+def between(start_us: int | None, end_us: int | None) -> ds.Expression | None:
+    """Filter of event times in [start_us, end_us); None if neither is given."""
+    conditions = []
+    if start_us is not None:
+        conditions.append(ds.field("event_time_us") >= start_us)
+    if end_us is not None:
+        conditions.append(ds.field("event_time_us") < end_us)
+    return (
+        None if not conditions else conditions[0] if len(conditions) == 1 else conditions[0] & conditions[1]
+    )
+
+
+def _digest(rows: pa.Table) -> str:
+    """Of the rows' values; 16 hex digits."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema.remove_metadata()) as writer:
+        writer.write_table(rows.replace_schema_metadata(None).combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+
+
+def _write(folder: Path, name: str, rows: pa.Table, contents: _Contents) -> None:
+    """Put a file into place whole: a reader, and a machine that loses power, has all of it or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
+    with temporary.open("wb") as file:
+        pq.write_table(
+            rows.replace_schema_metadata({_METADATA: _encoded(contents)}), file, compression="zstd"
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(folder / name)
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _contents(table: str, rows: pa.Table, replaces: Iterable[str] = ()) -> _Contents:
+    partition, position = (rows[name].to_numpy() for name in PLACES[table])
+    segments = {}
+    for one in np.unique(partition).tolist():
+        mine = rows.filter(pa.array(partition == one))
+        held = position[partition == one]
+        segments[one] = Segment(int(held.min()), int(held.max()), _customers(mine))
+    return _Contents(segments, frozenset(replaces))
+
+
+def _customers(rows: pa.Table) -> dict[int, int]:
+    if "customer_partition" not in rows.column_names:
+        return {}
+    found = rows.group_by("customer_partition").aggregate([("customer_position", "max")])
+    return dict(
+        zip(found["customer_partition"].to_pylist(), found["customer_position_max"].to_pylist(), strict=True)
+    )
+
+
+def _encoded(contents: _Contents) -> bytes:
+    segments = {key: [each.first, each.last, dict(each.customers)] for key, each in contents.segments.items()}
+    return json.dumps({"segments": segments, "replaces": sorted(contents.replaces)}).encode()
+
+
+def _contents_of(file: Path) -> _Contents:
+    written = json.loads(pq.read_schema(file).metadata[_METADATA])
+    segments = {
+        int(key): Segment(first, last, {int(each): at for each, at in customers.items()})
+        for key, (first, last, customers) in written["segments"].items()
+    }
+    return _Contents(segments, frozenset(written["replaces"]))
+
+
+def _current(folder: Path) -> list[Path]:
+    """Files of a day, without those that another file has replaced."""
+    files = sorted(folder.glob("*.parquet"))
+    compacted = [file for file in files if file.name.startswith("compact-")]
+    replaced = (
+        {name for file in compacted for name in _contents_of(file).replaces} if len(files) > 1 else set()
+    )
+    return [file for file in files if file.name not in replaced]
+
+
+def _last_positions(folder: Path) -> dict[int, int]:
+    greatest: dict[int, int] = {}
+    for file in _current(folder):
+        if named := _LOG_NAME.fullmatch(file.name):
+            _raise(greatest, {int(named[1]): int(named[3])})
+        elif file.name.startswith("compact-"):
+            _raise(greatest, {key: each.last for key, each in _contents_of(file).segments.items()})
+    return greatest
+
+
+def _customers_before(file: Path, partition: int, before: int) -> Mapping[int, int]:
+    segment = _contents_of(file).segments.get(partition)
+    if segment is None or segment.first >= before:
+        return {}
+    if segment.last < before:
+        return segment.customers
+    names = ["customer_partition", "customer_position", "terminal_partition", "terminal_position"]
+    wanted = (pc.field("terminal_partition") == partition) & (pc.field("terminal_position") < before)
+    return _customers(pq.read_table(file, columns=names, filters=wanted))
+
+
+def _raise(greatest: dict[int, int], found: Mapping[int, int]) -> None:
+    for key, value in found.items():
+        greatest[key] = max(value, greatest.get(key, value))
+
+
+def _repair(folder: Path) -> None:
+    current = set(_current(folder))
+    for file in folder.glob("*.parquet"):
+        if file not in current:
+            file.unlink()
+    for file in folder.glob(".*.tmp"):
+        if _stale(file):
+            file.unlink()
+
+
+def _stale(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > STALE_S
+
+
+def _move(complete: Path, folder: Path) -> None:
+    """Move every file to its place; whoever dies here is followed by another who goes on."""
+    for file in sorted(complete.rglob("*.parquet")):
+        place = folder / file.relative_to(complete)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(place)
+        _sync(place.parent)
+    shutil.rmtree(complete)
+
+
+def _compact(table: str, folder: Path, at_least: int) -> int:
+    _repair(folder)
+    files = _current(folder)
+    if len(files) < at_least:
+        return 0
+    rows = ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format="parquet").to_table()
+    rows = rows.sort_by([(name, "ascending") for name in PLACES[table]])
+    replaced = {file.name for file in files}
+    name = hashlib.sha256("\0".join(sorted(replaced)).encode()).hexdigest()[:16]
+    _write(folder, f"compact-{name}.parquet", rows, _contents(table, rows, replaced))
+    for file in files:
+        file.unlink(missing_ok=True)
+    return len(files)

@@ -1,0 +1,336 @@
+"""The history holds every row once, whatever is killed when."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pytest
+
+from ingestion import history as tables
+from ingestion.broker import Partition
+from ingestion.historian import Historian, Progress
+from ingestion.history import BACKFILLED, DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
+from ingestion.streams import SCORED_EVENT, batch_of, encode, position
+from ingestion.topics import DECISIONS as DECISIONS_TOPIC
+from ingestion.topics import TERMINAL_STREAM
+
+
+def payments(places: Sequence[int], day: int = 0, partition: int = 0) -> pa.Table:
+    rows = pa.table(
+        {
+            "transaction_id": [f"t{partition}-{day}-{place}" for place in places],
+            "event_time_us": [day * DAY_US + place for place in places],
+            "customer_partition": [0] * len(places),
+            "customer_position": list(places),
+            "terminal_partition": [partition] * len(places),
+            "terminal_position": list(places),
+        }
+    )
+    return completed(TRANSACTIONS, rows)
+
+
+def ids(history: History, table: str = TRANSACTIONS) -> list[str]:
+    return sorted(history.read(table, columns=["transaction_id"])["transaction_id"].to_pylist())
+
+
+def files(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_reads_from_start_inclusive_to_end_exclusive(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.append(TRANSACTIONS, pa.concat_tables([payments([1, 2, 3]), payments([4, 5], day=1)]))
+    assert history.days(TRANSACTIONS) == ["1970-01-01", "1970-01-02"]
+    rows = history.read(TRANSACTIONS, 2, DAY_US + 5, ["event_time_us"])
+    assert sorted(rows["event_time_us"].to_pylist()) == [2, 3, DAY_US + 4]
+    assert rows.column_names == ["event_time_us"]
+
+
+def test_an_empty_history_has_all_columns_and_no_rows(tmp_path: Path) -> None:
+    for table, schema in tables.SCHEMAS.items():
+        assert History(tmp_path).read(table).schema == schema
+
+
+def test_rows_that_come_again_are_known(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    assert history.append(TRANSACTIONS, payments([1, 2, 3])) == 3
+    assert history.append(TRANSACTIONS, payments([2, 3, 4])) == 1
+    assert History(tmp_path).append(TRANSACTIONS, payments([1, 2, 3, 4, 5])) == 1
+    assert history.append(TRANSACTIONS, payments([1], partition=1)) == 1
+    assert ids(history) == ["t0-0-1", "t0-0-2", "t0-0-3", "t0-0-4", "t0-0-5", "t1-0-1"]
+
+
+def test_killed_between_the_files_of_two_days(tmp_path: Path) -> None:
+    """Rows of both days lie mixed in the log; only the later day's file was renamed before the kill."""
+    mixed = pa.concat_tables(
+        [payments([1]), payments([2], day=1), payments([3]), payments([4], day=1), payments([5])]
+    )
+    History(tmp_path).append(TRANSACTIONS, payments([2, 4], day=1))
+    assert History(tmp_path).append(TRANSACTIONS, mixed) == 3
+    assert len(ids(History(tmp_path))) == 5
+
+
+def test_killed_before_the_rename_leaves_nothing_to_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            History(tmp_path).append(TRANSACTIONS, payments([1, 2]))
+    assert ids(History(tmp_path)) == []
+    assert History(tmp_path).append(TRANSACTIONS, payments([1, 2])) == 2
+    [left] = tmp_path.rglob("*.tmp")
+    History(tmp_path).repair()
+    assert left.exists()  # perhaps somebody writes it now
+    os.utime(left, (0, 0))
+    History(tmp_path).repair()
+    assert not left.exists()
+
+
+class TestBackfill:
+    def rows(self) -> pa.Table:
+        return pa.concat_tables([payments([0, 1], partition=BACKFILLED), payments([2], 1, BACKFILLED)])
+
+    def test_the_same_again_changes_nothing(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.backfill({TRANSACTIONS: self.rows()})
+        before = files(tmp_path)
+        history.backfill({TRANSACTIONS: self.rows()})
+        assert files(tmp_path) == before
+        assert len(ids(history)) == 3
+        assert history.last_backfilled() == 2
+
+    def test_appended_the_same_again_changes_nothing(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            History(tmp_path).append(TRANSACTIONS, self.rows())
+        assert len(ids(History(tmp_path))) == 3
+
+    def test_killed_while_writing_has_no_effect(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written = []
+
+        def killed_at_the_second(folder: Path) -> None:
+            written.append(folder)
+            if len(written) == 2:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(tables, "_sync", killed_at_the_second)
+            with pytest.raises(KeyboardInterrupt):
+                History(tmp_path).backfill({TRANSACTIONS: self.rows()})
+        History(tmp_path).repair()
+        assert ids(History(tmp_path)) == []
+
+    def test_killed_while_moving_is_finished_by_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moved = []
+        rename = Path.rename
+
+        def killed_after_one(self: Path, target: Path) -> Path:
+            if ".complete-" in str(self):
+                moved.append(target)
+                if len(moved) == 2:
+                    raise KeyboardInterrupt
+            return rename(self, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", killed_after_one)
+            with pytest.raises(KeyboardInterrupt):
+                History(tmp_path).backfill({TRANSACTIONS: self.rows()})
+        assert len(ids(History(tmp_path))) == 2
+        History(tmp_path).repair()
+        assert len(ids(History(tmp_path))) == 3
+        assert not list(tmp_path.glob(".complete-*"))
+
+
+class TestCompaction:
+    def filled(self, folder: Path) -> History:
+        history = History(folder)
+        for place in range(10):
+            history.append(TRANSACTIONS, payments([place], partition=place % 2))
+        history.append(TRANSACTIONS, payments([20], day=1))
+        return history
+
+    def test_keeps_every_row_and_only_touches_earlier_days(self, tmp_path: Path) -> None:
+        history = self.filled(tmp_path)
+        before = ids(history)
+        assert history.compact(TRANSACTIONS, before_day="1970-01-02") == 10
+        assert ids(history) == ids(History(tmp_path)) == before
+        assert len(list(tmp_path.rglob("*.parquet"))) == 2
+
+    def test_rows_that_come_again_are_still_known(self, tmp_path: Path) -> None:
+        self.filled(tmp_path).compact(TRANSACTIONS, "1970-01-02")
+        history = History(tmp_path)
+        assert history.append(TRANSACTIONS, payments([6, 8])) == 0
+        assert history.append(TRANSACTIONS, payments([9, 11], partition=1)) == 1
+
+    def test_killed_before_the_old_files_are_deleted(self, tmp_path: Path) -> None:
+        history = self.filled(tmp_path)
+        before = ids(history)
+        copies = tmp_path / "copies"
+        shutil.copytree(tmp_path / TRANSACTIONS / "day=1970-01-01", copies)
+        history.compact(TRANSACTIONS, "1970-01-02")
+        for file in copies.iterdir():
+            file.rename(tmp_path / TRANSACTIONS / "day=1970-01-01" / file.name)
+        copies.rmdir()
+        assert ids(history) == before
+        history.repair()
+        assert ids(history) == before
+        assert len(list(tmp_path.rglob("*.parquet"))) == 2
+
+    def test_compacts_again_what_came_late(self, tmp_path: Path) -> None:
+        history = self.filled(tmp_path)
+        history.compact(TRANSACTIONS, "1970-01-02")
+        history.append(TRANSACTIONS, payments([30]))
+        assert history.compact(TRANSACTIONS, "1970-01-02", at_least=2) == 2
+        assert len(ids(history)) == 12
+        assert History(tmp_path).append(TRANSACTIONS, payments([8, 30])) == 0
+
+    def test_a_reader_finds_files_that_moved_meanwhile(self, tmp_path: Path) -> None:
+        history = self.filled(tmp_path)
+
+        class Late(History):
+            listed = 0
+
+            def _files(self, table: str, day: str) -> list[Path]:
+                found = super()._files(table, day)
+                if not self.listed:
+                    self.listed = 1
+                    history.compact(TRANSACTIONS, "1970-01-02")
+                return found
+
+        assert ids(Late(tmp_path)) == ids(history)
+
+
+@dataclass
+class Message:
+    topic: str
+    offset: int
+    value: bytes | None
+    partition: int = 0
+    timestamp: int = 1
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def message(offset: int, rows: Sequence[tuple[str, int, int]], partition: int = 0) -> Message:
+    """Rows of a terminal stream: id, day, position in the customer stream; an id with `l` is a label."""
+    events = [
+        {
+            "kind": int(name.startswith("l")),
+            "transaction_id": name,
+            "event_time_us": day * DAY_US + at,
+            "customer_id": "c",
+            "terminal_id": "m",
+            "amount": 1.0,
+            "customer_partition": 3,
+            "customer_position": at,
+            "customer_state": [1.0],
+        }
+        for name, day, at in rows
+    ]
+    return Message(TERMINAL_STREAM, offset, encode(batch_of(events, SCORED_EVENT)), partition)
+
+
+class TestHistorian:
+    def test_splits_payments_from_labels_with_their_places(self, tmp_path: Path) -> None:
+        historian = Historian(History(tmp_path))
+        historian.take([message(7, [("t1", 0, 10), ("l1", 0, 11)])])
+        assert historian.waiting == 2
+        assert historian.flush() == {Partition(TERMINAL_STREAM, 0): 8}
+        [payment] = historian.history.read(TRANSACTIONS).to_pylist()
+        [label] = historian.history.read(LABELS).to_pylist()
+        assert (payment["transaction_id"], payment["terminal_position"]) == ("t1", position(7, 0))
+        assert (label["transaction_id"], label["terminal_position"]) == ("l1", position(7, 1))
+        assert (label["customer_partition"], label["customer_position"]) == (3, 11)
+
+    def test_drops_what_a_crashed_worker_sent_twice(self, tmp_path: Path) -> None:
+        first = [message(0, [("t1", 0, 1), ("t2", 0, 2)])]
+        again = [message(1, [("t1", 0, 1), ("t2", 0, 2), ("t3", 0, 3)])]
+        historian = Historian(History(tmp_path))
+        historian.take([*first, *again])
+        historian.flush()
+        assert ids(historian.history) == ["t1", "t2", "t3"]
+
+    @pytest.mark.parametrize("compacted", [False, True])
+    def test_knows_after_a_restart_what_was_sent_before(self, tmp_path: Path, compacted: bool) -> None:
+        historian = Historian(History(tmp_path))
+        for offset in range(3):
+            historian.take([message(offset, [(f"t{offset}", 0, offset)])])
+            historian.flush()
+        if compacted:
+            historian.history.compact(TRANSACTIONS, "9999-12-31", at_least=2)
+        restarted = Historian(History(tmp_path))
+        restarted.take([message(3, [("t1", 0, 1), ("t2", 0, 2), ("t3", 0, 3)])])
+        restarted.flush()
+        assert ids(restarted.history) == ["t0", "t1", "t2", "t3"]
+
+    @pytest.mark.parametrize("compacted", [False, True])
+    def test_killed_between_two_days_loses_nothing(self, tmp_path: Path, compacted: bool) -> None:
+        """The later event's file is there, the earlier's is not: it must not look like a repeat."""
+        both = [message(4, [("t1", 0, 2)]), message(5, [("t2", 1, 3)]), message(6, [("t3", 0, 4)])]
+        historian = Historian(History(tmp_path))
+        historian.take([message(3, [("t0", 0, 0), ("t9", 1, 1)]), *both])
+        historian.flush()
+        shutil.rmtree(tmp_path / TRANSACTIONS / "day=1970-01-01")
+        if compacted:
+            historian.history.compact(TRANSACTIONS, "9999-12-31", at_least=1)
+        restarted = Historian(History(tmp_path))
+        restarted.take(both)
+        restarted.flush()
+        assert ids(restarted.history) == ["t1", "t2", "t3", "t9"]
+
+    def test_a_partition_that_comes_back_is_read_afresh(self, tmp_path: Path) -> None:
+        ours, theirs = Historian(History(tmp_path)), Historian(History(tmp_path))
+        messages = [message(offset, [(f"t{offset}", 0, offset)]) for offset in range(4)]
+        ours.take(messages[:1])
+        ours.flush()
+        ours.revoked()
+        theirs.take(messages[1:3])
+        theirs.flush()
+        ours.assigned([Partition(TERMINAL_STREAM, 0)])
+        ours.take(messages[2:])
+        ours.flush()
+        assert ids(ours.history) == ["t0", "t1", "t2", "t3"]
+
+    def test_decisions_keep_their_features_and_a_bad_one_is_told(self, tmp_path: Path) -> None:
+        decision = {
+            "transaction_id": "t1",
+            "event_time": "1970-01-01T00:00:01Z".replace("1970", "2026"),
+            "customer_id": "c",
+            "terminal_id": "m",
+            "decision": "review",
+            "score": 0.25,
+            "model": {"name": "fraud", "version": 7},
+            "features": {"amount": 3.5, "customer_idle_s": None},
+        }
+        historian = Historian(History(tmp_path))
+        records = [
+            Message(DECISIONS_TOPIC, 0, orjson.dumps(decision)),
+            Message(DECISIONS_TOPIC, 1, b"{"),
+            Message(DECISIONS_TOPIC, 2, None),
+        ]
+        historian.take(records)
+        assert historian.flush() == {Partition(DECISIONS_TOPIC, 0): 3}
+        [row] = historian.history.read(DECISIONS).to_pylist()
+        assert (row["model_version"], row["features"]) == ("7", [3.5, None])
+        assert row["feature_names"] == ["amount", "customer_idle_s"]
+        assert [each.record.offset for each in historian.rejected] == [1, 2]
+        assert "JSON" in historian.rejected[0].reason
+
+
+def test_progress_says_how_many_messages_are_missing(tmp_path: Path) -> None:
+    one, two = Partition("stream.terminal", 0), Partition("stream.terminal", 1)
+    progress = Progress(tmp_path)
+    assert progress.missing({one: 0, two: 3}) == 3
+    progress.reached({one: 5, two: 1})
+    assert progress.missing({one: 4, two: 3}) == 2
