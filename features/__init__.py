@@ -1,0 +1,1 @@
+"""What we know at a moment: entities, state, features, the feature store."""

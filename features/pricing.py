@@ -1,0 +1,206 @@
+"""Pricing: what is remembered of a product, and the features that demand is predicted from.
+
+Event kinds of the product stream: a quote (a price that was shown), and its outcome at the moment it arrived.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from features.definition import feature_set, ratio
+from features.state import MICROSECONDS, Decayed, Entity, Floats, Ints, Latest
+
+QUOTE, OUTCOME = 0, 1
+
+QUOTE_LIVES = ("1h", "1d", "7d", "30d")
+OUTCOME_LIVES = ("1d", "7d", "30d")
+VALUES = ("price", "bought", "units", "sale_price", "time_s")
+"""Columns of an event's value matrix: the price shown (quotes), 1 or 0, units and the price paid (outcomes;
+the price only if bought), its time in seconds since 1970 UTC."""
+
+PRODUCT = Entity(
+    "product",
+    "product_id",
+    VALUES,
+    (
+        Decayed("quote", QUOTE, "price", QUOTE_LIVES, squares=False),
+        Decayed("outcome", OUTCOME, "bought", OUTCOME_LIVES, squares=False),
+        Decayed("sold", OUTCOME, "units", OUTCOME_LIVES, squares=False),
+        Decayed("sale", OUTCOME, "sale_price", OUTCOME_LIVES, squares=False),
+        Latest("last_price", QUOTE, "price", clock="quoted_at"),
+        Latest("quoted_at", QUOTE, "time_s", clock="quoted_at"),
+    ),
+)
+
+CONTEXT = ("inventory", "hours_to_departure", "competitor_price")
+"""Fields of a request's context that features read; others are kept in the history for later."""
+REQUEST = ("price", "list_price", "unit_cost", *CONTEXT, "segment_code")
+"""Columns of a request at a price: money in the product's currency, units left, hours, a segment's number."""
+
+NOTHING = 1e-6
+"""Money up to this is no price that another can be compared with."""
+
+DAY_S = 86_400.0
+_MONDAY = 3
+"""Day of the week of 1970-01-01, Monday = 0."""
+
+
+def _share(money: Floats, of: Floats) -> Floats:
+    """One amount as a share of another; NaN where that is not known or next to nothing."""
+    known = of > NOTHING
+    return np.where(known, money / np.where(known, of, 1.0), np.nan)
+
+
+def price_to_list(price: Floats, list_price: Floats) -> Floats:
+    """The price as a share of the list price."""
+    return _share(price, list_price)
+
+
+def price_to_competitor(price: Floats, competitor_price: Floats) -> Floats:
+    """The price as a share of the competitor's; NaN if that is not known."""
+    return _share(price, competitor_price)
+
+
+def price_to_product_mean(price: Floats, product_quote_n: Floats, product_quote_sum: Floats) -> Floats:
+    """The price as a share of the mean price shown before; NaN before the first quote."""
+    return _share(price, ratio(product_quote_sum, product_quote_n))
+
+
+def list_price(list_price: Floats) -> Floats:
+    """Of the product at the time, in its currency's main unit."""
+    return list_price
+
+
+def cost_share(unit_cost: Floats, list_price: Floats) -> Floats:
+    """Cost of a unit as a share of the list price."""
+    return _share(unit_cost, list_price)
+
+
+def inventory(inventory: Floats) -> Floats:
+    """Units left when asked; NaN if not given."""
+    return inventory
+
+
+def hours_to_departure(hours_to_departure: Floats) -> Floats:
+    """Hours until what is left is worthless; NaN if not given."""
+    return hours_to_departure
+
+
+def competitor_to_list(competitor_price: Floats, list_price: Floats) -> Floats:
+    """The competitor's price as a share of our list price; NaN if it is not known."""
+    return _share(competitor_price, list_price)
+
+
+def segment_code(segment_code: Floats) -> Floats:
+    """The segment as a number without order; NaN if not given."""
+    return segment_code
+
+
+def hour_of_day(at_s: Floats) -> Floats:
+    """Hours since midnight UTC, in [0, 24)."""
+    return at_s % DAY_S / 3_600.0
+
+
+def weekday(at_s: Floats) -> Floats:
+    """Day of the week UTC, Monday = 0."""
+    return (at_s // DAY_S + _MONDAY) % 7
+
+
+def product_quote_count(product_quote_n: Floats) -> Floats:
+    """Decayed number of the product's earlier quotes."""
+    return product_quote_n
+
+
+def product_price_mean(product_quote_n: Floats, product_quote_sum: Floats) -> Floats:
+    """Mean price shown in the product's earlier quotes; NaN before the first."""
+    return ratio(product_quote_sum, product_quote_n)
+
+
+def product_conversion_rate(product_outcome_n: Floats, product_outcome_sum: Floats) -> Floats:
+    """Share of bought quotes among the outcomes that have arrived; NaN before the first."""
+    return ratio(product_outcome_sum, product_outcome_n)
+
+
+def product_units_rate(product_sold_n: Floats, product_sold_sum: Floats) -> Floats:
+    """Units bought for each outcome that has arrived; NaN before the first."""
+    return ratio(product_sold_sum, product_sold_n)
+
+
+def product_sale_to_list(product_sale_n: Floats, product_sale_sum: Floats, list_price: Floats) -> Floats:
+    """Mean price of what was bought as a share of the list price; NaN before the first sale."""
+    return _share(ratio(product_sale_sum, product_sale_n), list_price)
+
+
+def product_idle_s(at_s: Floats, product_quoted_at: Floats) -> Floats:
+    """Seconds since the product's last quote; NaN before the first, 0 for a late one."""
+    return np.maximum(at_s - product_quoted_at, 0.0)
+
+
+PRICING = feature_set(
+    "pricing",
+    (PRODUCT,),
+    REQUEST,
+    (
+        price_to_list, price_to_competitor, price_to_product_mean,
+        list_price, cost_share, inventory, hours_to_departure, competitor_to_list, segment_code,
+        hour_of_day, weekday,
+        product_quote_count, product_price_mean, product_conversion_rate, product_units_rate,
+        product_sale_to_list, product_idle_s,
+    ),
+)  # fmt: skip
+"""The features of the pricing model."""
+
+OF_PRICE = tuple(name for family in PRICING.families if "price" in family.inputs for name in family.names)
+"""Features that read the price, all proportional to it: a model that falls in each falls in the price."""
+
+
+def event_values(kind: Ints, price: Floats, units: Floats, event_time_us: Ints) -> Floats:
+    """Value matrix of quotes and outcomes in the order of `VALUES`, shape (n, 5).
+
+    Args:
+        kind: `QUOTE` or `OUTCOME`.
+        price: the price that was shown; an outcome has its quote's.
+        units: bought; nothing is read of a quote's.
+        event_time_us: of the quote; of the outcome's arrival.
+    """
+    settled = np.where(kind == OUTCOME, units, np.nan)
+    bought = np.where(np.isnan(settled), np.nan, settled > 0)
+    sale_price = np.where(bought == 1, price, np.nan)
+    return np.column_stack([price, bought, settled, sale_price, event_time_us / MICROSECONDS])
+
+
+def request_columns(
+    price: Floats,
+    list_price: Floats,
+    unit_cost: Floats,
+    segment: Sequence[str | None],
+    context: Sequence[Mapping[str, Any]],
+) -> dict[str, Floats]:
+    """Columns of quotes in the names of `REQUEST`, each of shape (n,).
+
+    What a context does not give as a number is NaN.
+    """
+    given = {name: np.array([_number(each.get(name)) for each in context], np.float64) for name in CONTEXT}
+    codes = np.array([_code(each) for each in segment], np.float64)
+    return {"price": price, "list_price": list_price, "unit_cost": unit_cost, **given, "segment_code": codes}
+
+
+def at_prices(request: Mapping[str, Floats], prices: Floats) -> dict[str, Floats]:
+    """One request's columns at each of these prices."""
+    return {name: np.repeat(value, len(prices)) for name, value in request.items()} | {"price": prices}
+
+
+def last_price(states: Floats) -> Floats:
+    """Price shown last, from states of shape (n, columns); NaN before the first."""
+    return states[:, PRODUCT.blocks["last_price"]][:, 0]
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
+
+
+def _code(segment: str | None) -> float:
+    """Equal words have equal numbers, in every process and for ever; the order means nothing."""
+    return np.nan if segment is None else float(zlib.crc32(segment.encode()))
