@@ -1,0 +1,48 @@
+"""Past events made for the tests of training."""
+
+import numpy as np
+import pyarrow as pa
+
+from features.state import Ints
+from ingestion.file_source import merged_order
+from ingestion.history import DAY_US, LABELS, TRANSACTIONS, completed
+
+PastEvents = tuple[pa.Table, pa.Table]
+
+MIDNIGHT_US = 20_000 * DAY_US
+
+
+def past_events(seed: int = 1, n: int = 8_000, days: int = 40) -> PastEvents:
+    """Payments and labels a week later; every high amount is fraud, as are some others."""
+    draw = np.random.default_rng(seed)
+    time_us = MIDNIGHT_US + np.sort(draw.integers(0, days * DAY_US, n))
+    amount = np.round(draw.gamma(2.0, 25.0, n) + 1.0, 2)
+    fraud = (amount > 160) | (draw.random(n) < 0.002)
+    amount[fraud] += 50
+    ids = pa.array([f"t-{number}" for number in range(n)])
+    customers = pa.array([f"c-{number}" for number in draw.integers(0, 60, n)])
+    terminals = pa.array([f"m-{number}" for number in draw.integers(0, 30, n)])
+    shared = {"transaction_id": ids, "customer_id": customers, "terminal_id": terminals, "amount": amount}
+    arrived = time_us + 7 * DAY_US
+    number = merged_order(time_us, arrived)
+    transactions = pa.table(
+        shared | {"event_time_us": time_us, "channel": pa.array(["store"] * n)} | _places(number[:n])
+    )
+    words = pa.array(np.where(fraud, "fraud", "legitimate"))
+    source = pa.array(np.where(fraud, "chargeback", "settlement"))
+    labels = pa.table(
+        shared
+        | {"event_time_us": arrived, "paid_at_us": time_us, "label": words, "source": source}
+        | _places(number[n:])
+    )
+    return completed(TRANSACTIONS, transactions), completed(LABELS, labels)
+
+
+def _places(position: Ints) -> dict[str, Ints]:
+    backfilled = np.full(len(position), -1)
+    return {
+        "customer_partition": backfilled,
+        "terminal_partition": backfilled,
+        "customer_position": position,
+        "terminal_position": position,
+    }

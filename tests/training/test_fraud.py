@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from features.fraud import FRAUD
+from infra import settings
+from infra.errors import UserError
+from infra.settings import Settings
+from ingestion.history import DAY_US
+from tests.training.made import MIDNIGHT_US, PastEvents, past_events
+from training import booster, fraud, runs
+from training.booster import Model
+from training.dataset import Dataset, Span
+from training.gate import judge
+from training.handbook import Fold
+from training.tasks import Incumbent, Trial
+
+
+@pytest.fixture(scope="module")
+def events() -> PastEvents:
+    return past_events()
+
+
+@pytest.fixture(scope="module")
+def chosen() -> Settings:
+    return settings.load()
+
+
+@pytest.fixture(scope="module")
+def data(chosen: Settings, events: PastEvents) -> Dataset:
+    return fraud.from_tables(chosen, *events, Span())
+
+
+@pytest.fixture(scope="module")
+def first(chosen: Settings, data: Dataset) -> Trial:
+    """The first training, before there is a champion."""
+    return fraud.learn(data, None, chosen)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small models, where it does not matter how good they are."""
+    monkeypatch.setattr(booster, "CLASSIFIER", {**booster.CLASSIFIER, "num_iterations": 15})
+
+
+def test_what_is_known_is_in_order_of_time_with_its_features(data: Dataset, events: PastEvents) -> None:
+    assert (np.diff(data.time_us) >= 0).all()
+    assert data.features == FRAUD.names
+    assert np.array_equal(data.matrix[:, FRAUD.names.index("amount")], data.columns["amount"].astype(float))
+    assert len(data) == events[0].num_rows
+
+
+def test_labels_after_the_cutoff_are_unknown(chosen: Settings, events: PastEvents) -> None:
+    cutoff_us = MIDNIGHT_US + 20 * DAY_US
+    data = fraud.from_tables(chosen, *events, Span(until_us=cutoff_us, days=15))
+    assert data.time_us.max() <= cutoff_us - 7 * DAY_US
+    assert data.time_us.min() >= cutoff_us - 15 * DAY_US
+
+
+def test_later_labels_change_nothing_that_was_learned(chosen: Settings, events: PastEvents) -> None:
+    transactions, labels = events
+    cutoff_us = MIDNIGHT_US + 20 * DAY_US
+    later = pc.greater(labels["event_time_us"], cutoff_us)
+    flipped = pc.if_else(later, "fraud", labels["label"])
+    changed = labels.set_column(labels.schema.get_field_index("label"), "label", flipped)
+    span = Span(until_us=cutoff_us)
+    honest, probed = (fraud.from_tables(chosen, transactions, each, span) for each in (labels, changed))
+    assert honest.version == probed.version
+
+
+def test_the_first_model_beats_the_rules_and_says_so(data: Dataset, first: Trial) -> None:
+    trial = first
+    assert set(trial.rivals) == {"logistic", "rules"}
+    assert trial.metrics["average_precision"] > trial.rivals["rules"]["average_precision"]
+    assert trial.metrics["expected_cost"] < trial.rivals["rules"]["expected_cost"]
+    assert {each.rival_name for each in trial.comparisons} == {"logistic", "rules"}
+    assert trial.model.card.trained.rows == len(data)
+    assert trial.rows_train + trial.rows_test == len(data)
+    assert trial.test_start_us >= data.time_us[trial.rows_train - 1]
+    assert trial.figures["cost.png"].startswith(b"\x89PNG")
+
+
+def test_the_same_data_again_do_not_beat_the_champion(chosen: Settings, data: Dataset, first: Trial) -> None:
+    trial = fraud.learn(data, Incumbent("1", first.model), chosen)
+    verdict = judge(trial.comparisons, trial.evidence, chosen.gate.min_gain)
+    assert {each.rival_name for each in trial.comparisons} == {"champion"}
+    assert not verdict.passed
+    assert trial.notes == ("champion 1 has learned from part of the test window, which favours it",)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_champion_of_other_features_is_not_compared(chosen: Settings, data: Dataset, first: Trial) -> None:
+    old = Model(first.model.text, replace(first.model.card, feature_hash="old"))
+    trial = fraud.learn(data, Incumbent("1", old), chosen)
+    assert {each.rival_name for each in trial.comparisons} == {"logistic", "rules"}
+    assert trial.notes == ("champion 1 knows other features and was not compared",)
+
+
+def test_nothing_can_be_learned_without_fraud(chosen: Settings, data: Dataset) -> None:
+    with pytest.raises(UserError, match="got 0 frauds among"):
+        fraud.learn(data.rows(data.target == 0), None, chosen)
+
+
+def test_a_rehearsal_needs_no_stack(chosen: Settings, data: Dataset, first: Trial) -> None:
+    task = replace(fraud.TASK, learn=lambda *_: first)
+    report = runs.rehearse(task, data, chosen)
+    assert report.run_id is None
+    assert report.as_json()["verdict"]["passed"] in (True, False)
+
+
+def test_a_fold_of_the_handbook(chosen: Settings, events: PastEvents) -> None:
+    fold = Fold(train_start=20_010, train_days=10, delay_days=7, test_days=7)
+    found = fraud.evaluate_tables(chosen, *events, fold)
+    assert {
+        "auc_roc",
+        "average_precision",
+        "card_precision_at_100",
+        "n_train",
+        "n_test",
+        "expected_cost",
+    } <= found.keys()
+    assert found["average_precision"] > 0.3
+
+
+def test_a_fold_outside_of_the_file_is_refused(chosen: Settings, events: PastEvents) -> None:
+    with pytest.raises(UserError, match="to train on"):
+        fraud.evaluate_tables(chosen, *events, Fold(train_start=20_100))

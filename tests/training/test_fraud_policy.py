@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import UserError
+from infra.settings import FraudPolicy, Rule
+from training import fraud_policy as policy
+from training.fraud_policy import APPROVE, DECLINE, NO_RULE, REVIEW
+
+POLICY = FraudPolicy(
+    chargeback_fee=15.0,
+    loss_share=1.0,
+    margin_share=0.1,
+    review_cost=3.0,
+    review_capacity_per_day=2,
+    control_group_share=0.0,
+    control_group_max_amount=0.0,
+    rules=(),
+)
+
+
+def test_costs_are_what_each_choice_loses_on_average() -> None:
+    costs = policy.expected_costs(np.array([0.25]), np.array([100.0]), POLICY)
+    assert costs.tolist() == [[0.25 * 115.0, 3.0, 0.75 * 10.0]]
+
+
+def test_the_cheapest_choice_wins_and_the_gentler_one_at_a_tie() -> None:
+    costs = np.array([[1.0, 2.0, 3.0], [2.0, 1.0, 3.0], [3.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
+    assert policy.decide(costs).tolist() == [APPROVE, REVIEW, DECLINE, APPROVE]
+
+
+def test_a_rule_goes_before_costs() -> None:
+    costs = np.array([[1.0, 2.0, 3.0]] * 4)
+    ruled = np.array([NO_RULE, REVIEW, DECLINE, APPROVE], np.int8)
+    assert policy.decide(costs, ruled).tolist() == [APPROVE, REVIEW, DECLINE, APPROVE]
+
+
+def test_without_analysts_the_next_cheapest_is_chosen() -> None:
+    costs = np.array([[5.0, 1.0, 3.0], [2.0, 1.0, 3.0]])
+    assert policy.decide(costs, may_review=False).tolist() == [DECLINE, APPROVE]
+    assert policy.decide(costs, may_review=np.array([True, False])).tolist() == [REVIEW, APPROVE]
+
+
+def test_each_days_first_reviews_find_an_analyst_and_rules_always_do() -> None:
+    costs = np.array([[5.0, 1.0, 3.0]] * 6)
+    ruled = np.array([NO_RULE] * 5 + [REVIEW], np.int8)
+    day = np.array([1, 1, 2, 1, 1, 1])
+    decided = policy.within_capacity(costs, ruled, day, capacity=2)
+    assert decided.tolist() == [REVIEW, REVIEW, REVIEW, DECLINE, DECLINE, REVIEW]
+
+
+@given(st.lists(st.floats(0, 1), min_size=2))
+def test_the_risk_score_never_falls_as_the_probability_rises(probabilities: list[float]) -> None:
+    scores = policy.risk_score(np.sort(probabilities))
+    assert (np.diff(scores) >= 0).all()
+    assert scores.min() >= 0
+    assert scores.max() <= 100
+
+
+def test_the_first_rule_that_hits_decides_and_the_unknown_hits_nothing() -> None:
+    rules = policy.rules_over(
+        ("amount", "rate"),
+        (
+            Rule(name="trusted", feature="rate", below=0.01, outcome="allow"),
+            Rule(name="dear", feature="amount", above=100.0, outcome="review"),
+            Rule(name="bad", feature="rate", above=0.5, outcome="decline"),
+        ),
+    )
+    matrix = np.array([[200.0, 0.0], [200.0, 0.9], [100.0, 0.9], [50.0, np.nan]])
+    hits = rules.hits(matrix)
+    assert hits.tolist() == [[True, True, False], [False, True, True], [False, False, True], [False] * 3]
+    assert rules.outcome(hits).tolist() == [APPROVE, REVIEW, DECLINE, NO_RULE]
+
+
+def test_no_rules_say_nothing() -> None:
+    rules = policy.rules_over(("amount",), ())
+    assert rules.outcome(rules.hits(np.ones((2, 1)))).tolist() == [NO_RULE, NO_RULE]
+
+
+def test_a_rule_over_an_unknown_feature_is_refused() -> None:
+    with pytest.raises(UserError, match="rule x: there is no feature 'amuont'"):
+        policy.rules_over(("amount",), (Rule(name="x", feature="amuont", above=1.0, outcome="review"),))
+
+
+def test_money_counts_what_each_decision_cost() -> None:
+    decisions = np.array([APPROVE, APPROVE, REVIEW, DECLINE, DECLINE], np.int8)
+    fraud = np.array([True, False, True, True, False])
+    amount = np.array([100.0, 50.0, 30.0, 20.0, 40.0])
+    money = policy.money(decisions, fraud, amount, POLICY)
+    assert money.cost == pytest.approx(115.0 + 0.0 + 3.0 + 0.0 + 4.0)
+    assert money.cost_approve_all == pytest.approx(115.0 + 45.0 + 35.0)
+    assert (money.fraud_amount, money.caught_amount) == (150.0, 50.0)
+    assert (money.reviews, money.declines, money.false_declines) == (1, 2, 1)

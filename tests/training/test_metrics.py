@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from training import metrics
+
+
+def test_card_precision_removes_a_detected_card_from_later_days() -> None:
+    card = np.array(["a", "b", "c", "a", "d", "c"], object)
+    day = np.array([1, 1, 1, 2, 2, 2])
+    truth = np.array([1.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    score = np.array([0.9, 0.8, 0.1, 0.9, 0.5, 0.4])
+    assert metrics.card_precision(truth, score, card, day, top=1) == 1.0
+    worse = np.array([0.9, 0.8, 0.1, 0.9, 0.3, 0.4])
+    assert metrics.card_precision(truth, worse, card, day, top=1) == 0.5
+
+
+def test_a_card_has_its_greatest_score_of_the_day() -> None:
+    card = np.array(["a", "a", "b"], object)
+    found = metrics.card_precision(
+        np.array([1.0, 0.0, 0.0]), np.array([0.1, 0.9, 0.5]), card, np.zeros(3, int), top=1
+    )
+    assert found == 1.0
+
+
+def test_honest_probabilities_are_calibrated_and_doubled_ones_are_not() -> None:
+    draw = np.random.default_rng(3)
+    probability = draw.uniform(0, 0.4, 200_000)
+    truth = (draw.random(200_000) < probability).astype(float)
+    assert metrics.expected_calibration_error(truth, probability) < 0.005
+    assert metrics.expected_calibration_error(truth, 2 * probability) == pytest.approx(0.2, abs=0.01)
+
+
+def test_figures_without_both_classes_are_not_numbers() -> None:
+    assert np.isnan(metrics.auc_roc(np.zeros(3), np.arange(3.0)))
+    assert np.isnan(metrics.average_precision(np.zeros(0), np.zeros(0)))
+
+
+def test_slices_cover_every_value() -> None:
+    truth, score = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.9, 0.1, 0.2, 0.8])
+    found = metrics.by_slice(truth, score, {"channel": np.array(["web", "web", "pos", "pos"], object)})
+    assert {name: figures["auc_roc"] for name, figures in found.items()} == {
+        "channel:web": 1.0,
+        "channel:pos": 0.0,
+    }

@@ -1,0 +1,124 @@
+"""Elasticity and recommended prices of tables whose truth is known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.errors import UserError
+from infra.settings import Settings
+from training import pricing_file
+from training.pricing_file import (
+    PriceTable,
+    demand_error,
+    double_machine_learning,
+    evaluate,
+    folds,
+    least_squares,
+    table_of,
+)
+from training.tasks import EvaluateOptions, EventFile
+
+TRUTH = -2.0
+N = 4_000
+
+
+def sales(n: int = N) -> pa.Table:
+    """Prices that follow demand: dear when the season is high, so that the plain slope is far too flat."""
+    rng = np.random.default_rng(7)
+    season, product = rng.uniform(-1, 1, n), rng.integers(0, 3, n)
+    log_price = 1.0 + 0.3 * product + 0.5 * season + 0.1 * rng.standard_normal(n)
+    log_units = 6.0 + TRUTH * log_price + 0.4 * product + 2.0 * season + 0.2 * rng.standard_normal(n)
+    names = np.array(["lemon", "apple", "fig"])[product]
+    columns = {"price": np.exp(log_price), "units": np.exp(log_units), "product_id": names, "season": season}
+    return pa.table(columns)
+
+
+@pytest.fixture(scope="module")
+def table() -> PriceTable:
+    return table_of(sales(), ["season"])
+
+
+def asked(folder: Path, rows: pa.Table, mapping: str = "", **more: Any) -> EvaluateOptions:
+    pq.write_table(rows, folder / "sales.parquet")
+    text = mapping or 'price = "price"\nunits = "units"\nproduct_id = "product_id"\ncontext = ["season"]'
+    (folder / "mapping.toml").write_text(f"[prices]\n{text}\n", "utf-8")
+    return EvaluateOptions(EventFile(folder / "sales.parquet", folder / "mapping.toml"), **more)
+
+
+def test_the_correction_finds_the_elasticity_that_the_plain_slope_misses(table: PriceTable) -> None:
+    found = double_machine_learning(table, folds(N))
+    assert found.low < TRUTH < found.high
+    assert found.high - found.low < 0.3
+    assert least_squares(table) > -0.5, "prices followed demand"
+
+
+def test_the_plain_slope_has_a_level_for_each_product() -> None:
+    rows = sales().set_column(3, "season", pa.array(np.zeros(N)))
+    price, product = np.log(rows["price"].to_numpy()), rows["product_id"].to_numpy(zero_copy_only=False)
+    level = {"lemon": 5.0, "apple": 1.0, "fig": -3.0}
+    units = np.exp(np.array([level[each] for each in product]) - 1.3 * price)
+    exact = table_of(rows.set_column(1, "units", pa.array(units)), [])
+    assert np.isclose(least_squares(exact), -1.3)
+
+
+def test_demand_is_predicted_for_rows_not_seen(table: PriceTable) -> None:
+    error = demand_error(table, folds(N))
+    assert 0.2 < error < 0.35, "the noise is 0.2; nothing can be better"
+
+
+def test_the_answer_as_json(tmp_path: Path, chosen: Settings) -> None:
+    found = evaluate(chosen, asked(tmp_path, sales(600)))
+    assert {"elasticity", "demand_rmse_log", "rows", "seconds"} <= set(found)
+    assert set(found["elasticity"]) == {"value", "low", "high"}
+    assert found["rows"] == 600
+
+
+def test_a_price_for_every_row_in_order(tmp_path: Path, chosen: Settings) -> None:
+    """Elasticity -2: revenue is best at the cheapest price, margin at twice the cost."""
+    rng = np.random.default_rng(3)
+    price = rng.uniform(1, 6, 3_000)
+    cost = np.where(rng.random(3_000) < 0.5, 1.0, 2.0)
+    units = 1_000.0 * price**-2.0
+    units[5] = 0.0
+    rows = pa.table({"price": price, "units": units, "unit_cost": cost})
+    mapping = 'price = "price"\nunits = "units"\ncontext = ["unit_cost"]'
+    out = tmp_path / "prices.parquet"
+    options = {"candidates": (4.0, 1.5, 2.0, 3.0), "out": out}
+
+    found = evaluate(chosen, asked(tmp_path, rows, mapping, objective="margin", **options))
+    prices = pq.read_table(out)["recommended_price"].to_numpy()
+    assert len(prices) == 3_000, "the row without a sale has a price too"
+    assert found["rows_left_out"] == 1
+    assert np.mean(prices == 2 * cost) > 0.9
+
+    evaluate(chosen, asked(tmp_path, rows, mapping, objective="revenue", **options))
+    assert np.mean(pq.read_table(out)["recommended_price"].to_numpy() == 1.5) > 0.9
+
+
+def test_margin_without_costs_is_refused(tmp_path: Path, chosen: Settings) -> None:
+    options = asked(tmp_path, sales(300), objective="margin", out=tmp_path / "prices.parquet")
+    with pytest.raises(UserError, match="needs the cost of every row"):
+        evaluate(chosen, options)
+
+
+def test_a_handful_of_rows_is_refused(tmp_path: Path, chosen: Settings) -> None:
+    with pytest.raises(UserError, match="expected at least 100 rows"):
+        evaluate(chosen, asked(tmp_path, sales(50)))
+
+
+def test_words_and_gaps_become_numbers() -> None:
+    rows = pa.table({"price": [1.0, None], "units": [0.0, 3.0], "colour": ["red", None], "size": [None, 4]})
+    found = table_of(rows, ["colour", "size"])
+    assert found.names == ("log_price", "product", "colour", "size")
+    np.testing.assert_array_equal(found.matrix, [[0.0, 0.0, 0.0, np.nan], [np.nan, 0.0, -1.0, 4.0]])
+    assert not found.usable.any(), "nothing sold, no price"
+
+
+def test_folds_are_even_and_the_same_each_time() -> None:
+    assert np.bincount(folds(103)).tolist() == [21, 21, 21, 20, 20]
+    np.testing.assert_array_equal(folds(50), folds(50))
+    assert pricing_file.FOLDS == 5

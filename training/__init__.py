@@ -1,0 +1,1 @@
+"""What we learned and how we decide: labels, data sets, models, policies, gate, registry."""

@@ -1,0 +1,141 @@
+"""Champions on disk: serving goes on when the registry is down.
+
+`models/<task>/<version>/` holds each version that was ever promoted; `models/<task>/current.json` says
+which one decides, and `models/<task>/promotions.jsonl` what happened, line by line, never rewritten.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from infra.errors import UserError
+from training import card as cards
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A version on disk."""
+
+    task: str
+    version: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One line of the history: who or what made `version` the champion, when and why."""
+
+    at: str
+    """RFC 3339, UTC, wall clock."""
+    task: str
+    action: str
+    """`promote` or `rollback`."""
+    version: str
+    previous: str | None
+    who: str
+    why: str
+    run_id: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Champions:
+    """The champion folders under `<home>/models`."""
+
+    def __init__(self, home: Path) -> None:
+        self._models = home / "models"
+
+    def folder(self, task: str, version: str) -> Path:
+        """Where a version lies, or would."""
+        return self._models / task / version
+
+    def keep(self, task: str, version: str, source: Path) -> Champion:
+        """Copy a model's folder here as a version; whole or not at all.
+
+        Raises:
+            UserError: the source is not whole.
+        """
+        target = self.folder(task, version)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".keep-") as space:
+            copy = Path(space) / version
+            shutil.copytree(source, copy)
+            card = cards.read(copy).registered(version)
+            cards.rewrite(copy, card)
+            if not self.kept(task, version, card.run_id):
+                _replace(copy, target)
+        return Champion(task, version, target)
+
+    def kept(self, task: str, version: str, run_id: str | None = None) -> bool:
+        """Whether a whole copy of the version is here (made by this run, if one is given)."""
+        try:
+            found = cards.read(self.folder(task, version)).run_id
+        except UserError:
+            return False
+        return run_id is None or found == run_id
+
+    def current(self, task: str) -> Champion | None:
+        """The version that decides; None before the first."""
+        return self._named(task, "current")
+
+    def previous(self, task: str) -> Champion | None:
+        """The version that decided before it."""
+        return self._named(task, "previous")
+
+    def set_current(self, task: str, version: str) -> None:
+        """Let a kept version decide; the one before becomes `previous`. Setting it again changes nothing.
+
+        Raises:
+            UserError: the version is not kept, or not whole.
+        """
+        cards.read(self.folder(task, version))
+        before = self._pointer(task).get("current")
+        if before != version:
+            _write(self._pointer_file(task), json.dumps({"current": version, "previous": before}))
+
+    def record(self, promotion: Promotion) -> None:
+        """Append to the task's history, on disk before it returns."""
+        path = self._history_file(promotion.task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(asdict(promotion)) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+
+    def history(self, task: str) -> list[Promotion]:
+        """Every promotion and rollback, oldest first; a last line that was cut off by a crash is left out."""
+        path = self._history_file(task)
+        lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+        return [Promotion(**json.loads(line)) for line in lines]
+
+    def _named(self, task: str, name: str) -> Champion | None:
+        version = self._pointer(task).get(name)
+        return Champion(task, version, self.folder(task, version)) if version else None
+
+    def _pointer(self, task: str) -> dict[str, str | None]:
+        path = self._pointer_file(task)
+        pointer: dict[str, str | None] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return pointer
+
+    def _pointer_file(self, task: str) -> Path:
+        return self._models / task / "current.json"
+
+    def _history_file(self, task: str) -> Path:
+        return self._models / task / "promotions.jsonl"
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once: a reader sees the old text or the new."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, "utf-8")
+    partial.replace(path)
+
+
+def _replace(copy: Path, target: Path) -> None:
+    """Put a folder in its place; a damaged one that stands there goes first."""
+    if target.exists():
+        shutil.rmtree(target)
+    copy.rename(target)

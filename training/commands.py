@@ -1,0 +1,226 @@
+"""The command line of training: train, evaluate, promote, rollback."""
+
+import getpass
+import json
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra import progress, settings
+from infra.errors import UserError
+from infra.settings import Settings
+from ingestion.events import microseconds
+from ingestion.history import History
+from training import promotion, runs
+from training.dataset import Span, newest_us
+from training.runs import Desk, Reason, Report
+from training.tasks import EvaluateOptions, EventFile, Task, task
+
+TaskName = Annotated[str, typer.Argument(help="fraud or pricing")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Data = Annotated[Path | None, typer.Option(help="File of past events, Parquet or CSV; needs no stack.")]
+Mapping = Annotated[Path | None, typer.Option(help="TOML file that says which column is which field.")]
+Why = Annotated[str, typer.Option(help="Kept in the history.")]
+
+
+def train(
+    name: TaskName,
+    promote: Annotated[bool, typer.Option(help="Let a winner take over.")] = True,
+    until: Annotated[
+        str | None, typer.Option(help="Label cut-off, event time; else the newest event.")
+    ] = None,
+    days: Annotated[float | None, typer.Option(help="Learn from so many days; else the settings'.")] = None,
+    data: Data = None,
+    mapping: Mapping = None,
+    as_json: Json = False,
+) -> None:
+    """Train a challenger on matured labels and compare it with the champion, or with the baselines.
+
+    Example: tollgate train fraud --days 60
+    """
+    chosen, found = settings.load(), task(name)
+    span = Span(None if until is None else _moment(until), days or chosen.retraining.window_days)
+    with progress.working(f"Train {name}", silent=as_json) as told:
+        if data is not None:
+            report = _rehearsed(chosen, found, _file(data, mapping), span, told)
+        else:
+            report = _trained(chosen, found, span, promote, told)
+        told.finish(f"{report.seconds:.0f} s")
+    _say(report.as_json(), as_json, lambda: _table(report))
+
+
+def evaluate(
+    name: TaskName,
+    data: Annotated[Path, typer.Option(help="File of past events, Parquet or CSV.")],
+    mapping: Annotated[Path, typer.Option(help="TOML file that says which column is which field.")],
+    train_start: Annotated[str | None, typer.Option(help="Fraud: first day of the training week.")] = None,
+    train_days: Annotated[int, typer.Option(min=1, help="Fraud: days of training.")] = 7,
+    delay_days: Annotated[int, typer.Option(min=0, help="Fraud: days until labels are known.")] = 7,
+    test_days: Annotated[int, typer.Option(min=1, help="Fraud: days of test.")] = 7,
+    history_days: Annotated[int | None, typer.Option(min=1, help="Fraud: train on so many days.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Pricing: revenue, margin or growth.")] = None,
+    candidates: Annotated[str, typer.Option(help="Pricing: prices to choose from, 0.8,0.9,1.0.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Pricing: write recommended prices here, Parquet.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a task's model on a file of past events; for fraud by the Fraud Detection Handbook's protocol.
+
+    Example: tollgate evaluate fraud --data tx.parquet --mapping handbook.toml --train-start 2018-07-25 --json
+    """
+    options = EvaluateOptions(
+        file=EventFile(data, mapping),
+        train_start=train_start,
+        train_days=train_days,
+        delay_days=delay_days,
+        test_days=test_days,
+        history_days=history_days,
+        objective=objective,
+        candidates=_numbers(candidates),
+        out=out,
+    )
+    chosen, found = settings.load(), task(name)
+    with progress.working(f"Evaluate {name}", silent=as_json) as told:
+        result = found.evaluate(chosen, options)
+        told.finish("done")
+    _say(result, as_json, lambda: _lines(result))
+
+
+def promote(
+    name: TaskName,
+    version: Annotated[str, typer.Argument(help="Registered version.")],
+    why: Why = "asked for",
+    as_json: Json = False,
+) -> None:
+    """Make a registered version the champion; serving follows within seconds.
+
+    Example: tollgate promote fraud 3 --why "better on the new terminals"
+    """
+    desk = Desk.of(settings.load())
+    done = promotion.promote(desk.registry, desk.champions, task(name).name, version, _person(), why)
+    _say(
+        vars(done),
+        as_json,
+        lambda: typer.echo(f"{name}: version {done.version} decides; before: {done.previous}"),
+    )
+
+
+def rollback(name: TaskName, why: Why = "asked for", as_json: Json = False) -> None:
+    """Bring the previous champion back; serving follows within seconds.
+
+    Example: tollgate rollback fraud --why "declines too much"
+    """
+    desk = Desk.of(settings.load())
+    done = promotion.rollback(desk.registry, desk.champions, task(name).name, _person(), why)
+    _say(vars(done), as_json, lambda: typer.echo(f"{name}: version {done.version} decides again"))
+
+
+def _rehearsed(chosen: Settings, found: Task, file: EventFile, span: Span, told: progress.Task) -> Report:
+    told.say("reading the file")
+    rows = found.from_file(chosen, file, span)
+    told.say(f"learning from {len(rows):,} events")
+    return runs.rehearse(found, rows, chosen)
+
+
+def _trained(chosen: Settings, found: Task, span: Span, promote: bool, told: progress.Task) -> Report:
+    desk = Desk.of(chosen)
+    desk.registry.champion(found.name)  # fails now, not after the work, if MLflow is down
+    newest = newest_us(History(chosen.history), found.tables)
+    if newest is None:
+        raise UserError(f"expected past events of {found.name}, got none; `tollgate backfill` a file.")
+    with runs.alone(chosen.home, found.name):
+        told.say("joining what was known at each event")
+        rows = found.from_history(chosen, span.window(newest))
+        told.say(f"learning from {len(rows):,} events")
+        return runs.train(found, rows, chosen, desk, _by_hand(), promote)
+
+
+def _moment(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--until: expected a time such as 2026-03-01T12:00:00Z, came {text!r}.") from None
+    return microseconds(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def _file(data: Path, mapping: Path | None) -> EventFile:
+    if mapping is None:
+        raise UserError("expected --mapping FILE beside --data, to say which column is which field.")
+    return EventFile(data, mapping)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UserError(f"--candidates: expected numbers such as 0.8,0.9,1.0, came {text!r}.") from None
+
+
+def _by_hand() -> Reason:
+    return Reason(_person(), "asked for by `tollgate train`")
+
+
+def _person() -> str:
+    """Name of the user, for the history."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def _say(result: dict[str, Any], as_json: bool, for_people: Callable[[], None]) -> None:
+    if as_json:
+        typer.echo(json.dumps(_finite(result), default=str))
+    else:
+        for_people()
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is not a number: JSON has no word for it."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(report: Report) -> None:
+    """Figures beside the rivals', and what the gate said."""
+    table = Table(title=f"{report.task}: {report.rows_test:,} events from {report.test_start}, never seen")
+    for column in ("", "challenger", *report.rivals):
+        table.add_column(column, justify="right" if column else "left")
+    for name in report.headline:
+        cells = [figures.get(name, math.nan) for figures in (report.metrics, *report.rivals.values())]
+        table.add_row(name.replace("_", " "), *map(_shown, cells))
+    console = Console()
+    console.print(table)
+    for line in _conclusion(report):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _conclusion(report: Report) -> list[str]:
+    said = "The gate passed it" if report.verdict.passed else "The gate refused it"
+    lines = [f"{said}: {'; '.join(report.verdict.reasons)}.", *(f"Note: {note}." for note in report.notes)]
+    if report.promoted:
+        lines.append(f"Version {report.version} is the champion.")
+    elif report.version:
+        lines.append(
+            f"Version {report.version} is the challenger; `tollgate promote {report.task} {report.version}`."
+        )
+    return lines + ([f"MLflow run {report.run_id}."] if report.run_id else [])
+
+
+def _shown(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def _lines(result: dict[str, Any]) -> None:
+    for name, value in result.items():
+        typer.echo(f"{name.replace('_', ' '):<30}{_shown(value) if isinstance(value, float) else value}")

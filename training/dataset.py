@@ -1,0 +1,142 @@
+"""Training sets: what was known at each event, what became of it, and how it is cut by time."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from features.definition import FeatureSet
+from features.state import MICROSECONDS, Entity, Flags, Floats, Ints
+from ingestion.history import DAY_US, History
+from training.card import Trained
+
+Objects = NDArray[np.object_]
+
+LEAST_TRAIN_SHARE = 0.7
+"""Of the whole time; a short history is not all test window."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which events a training may see, by event time in microseconds since 1970 UTC."""
+
+    cutoff_us: int
+    """Nothing that arrived later is known; inclusive."""
+    start_us: int | None = None
+    """Oldest event, inclusive."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a person asks for; what is not given follows from the events."""
+
+    until_us: int | None = None
+    """Label cut-off; else the newest event."""
+    days: float | None = None
+    """Learn from so many days before it; else from all."""
+
+    def window(self, newest_us: int) -> Window:
+        """The window, for events up to `newest_us`."""
+        cutoff_us = newest_us if self.until_us is None else self.until_us
+        return Window(cutoff_us, None if self.days is None else cutoff_us - round(self.days * DAY_US))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Events in order of time, with their features as known at each, and their targets."""
+
+    features: tuple[str, ...]
+    feature_hash: str
+    ids: Objects
+    time_us: Ints
+    matrix: Floats
+    """Shape (n, features)."""
+    target: Floats
+    columns: Mapping[str, NDArray[Any]]
+    """What else the task measures by, each of shape (n,)."""
+    cutoff_us: int
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def rows(self, chosen: Flags) -> "Dataset":
+        """The same of some rows."""
+        return replace(
+            self,
+            ids=self.ids[chosen],
+            time_us=self.time_us[chosen],
+            matrix=self.matrix[chosen],
+            target=self.target[chosen],
+            columns={name: column[chosen] for name, column in self.columns.items()},
+        )
+
+    def split(self, at_us: int) -> tuple["Dataset", "Dataset"]:
+        """Events before a time, and from it on."""
+        before = self.time_us < at_us
+        return self.rows(before), self.rows(~before)
+
+    @cached_property
+    def version(self) -> str:
+        """First 12 hex digits of the SHA-256 of every id, time, feature value and target."""
+        digest = hashlib.sha256("\0".join(map(str, self.ids)).encode())
+        for part in (self.time_us, self.matrix, self.target):
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()[:12]
+
+    @property
+    def trained(self) -> Trained:
+        """What a model's card says of this training set."""
+        return Trained(int(self.time_us[0]), int(self.time_us[-1]), self.cutoff_us, len(self))
+
+
+def holdout_start(time_us: Ints, test_days: float, incumbent_end_us: int | None, least_fresh: int) -> int:
+    """Where the test window begins: the last `test_days`, of a short history its last 30 %.
+
+    Where enough is new to the incumbent (`least_fresh` events after what it learned from), the window lies
+    in the newer half of that: neither model has seen it, and the challenger could learn from the older
+    half.
+    """
+    first, last = int(time_us[0]), int(time_us[-1])
+    usual = max(last - round(test_days * DAY_US), first + round(LEAST_TRAIN_SHARE * (last - first)))
+    if incumbent_end_us is None or int((time_us > incumbent_end_us).sum()) < least_fresh:
+        return usual
+    return max(usual, incumbent_end_us + (last - incumbent_end_us) // 2)
+
+
+class StatesAt(Protocol):
+    """The feature store's point-in-time join."""
+
+    def states_at(self, entity: Entity, ids: Sequence[str], before_us: Ints) -> Floats:
+        """Each entity's state strictly before a stamp."""
+
+
+def joined(features: FeatureSet, spine: pa.Table, store: StatesAt) -> Floats:
+    """Feature matrix of a spine's events: the store's states just before each, finished by its request."""
+    states = {
+        entity.name: store.states_at(
+            entity, spine[entity.key].to_pylist(), spine[f"{entity.name}_stamp_us"].to_numpy()
+        )
+        for entity in features.entities
+    }
+    request = {name: spine[name].to_numpy() for name in features.request}
+    return features.matrix(states, request, spine["event_time_us"].to_numpy() / MICROSECONDS)
+
+
+def newest_us(history: History, tables: Sequence[str]) -> int | None:
+    """Latest event time that the tables have: the present, in event time; None if they are empty."""
+    found = [_newest_of(history, table) for table in tables]
+    return max((each for each in found if each is not None), default=None)
+
+
+def _newest_of(history: History, table: str) -> int | None:
+    days = history.days(table)
+    if not days:
+        return None
+    start_us = int(np.datetime64(days[-1], "us").astype(np.int64))
+    times = history.read(table, start_us, columns=["event_time_us"])["event_time_us"].to_numpy()
+    return int(times.max()) if len(times) else None

@@ -1,0 +1,178 @@
+"""From a probability of fraud to a decision: what each choice is expected to cost, and what the rules say.
+
+Pure and over arrays; a request is a batch of one. Money is in the transaction's main currency unit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.state import Flags, Floats, Ints
+from infra.errors import UserError
+from infra.settings import FraudPolicy, Rule
+
+Codes = NDArray[np.int8]
+
+APPROVE, REVIEW, DECLINE = 0, 1, 2
+DECISIONS = ("approve", "review", "decline")
+"""Name of each code; also the order of the columns of costs."""
+NO_RULE = -1
+
+_CODE_OF = {"allow": APPROVE, "review": REVIEW, "decline": DECLINE}
+_ODDS_AT_50 = 1.0 / 66.0
+
+
+def expected_costs(probability: Floats, amount: Floats, policy: FraudPolicy) -> Floats:
+    """Expected money lost by approve, review and decline, shape (n, 3).
+
+    Approve loses `loss_share` of the amount and the chargeback fee if it is fraud; decline loses the margin
+    if it is not; review costs the analyst's time and is taken to find the truth.
+    """
+    costs = np.empty((len(probability), 3))
+    costs[:, APPROVE] = probability * (amount * policy.loss_share + policy.chargeback_fee)
+    costs[:, REVIEW] = policy.review_cost
+    costs[:, DECLINE] = (1.0 - probability) * amount * policy.margin_share
+    return costs
+
+
+def decide(costs: Floats, ruled: Codes | None = None, may_review: bool | Flags = True) -> Codes:
+    """Cheapest choice of each row; the gentler one at a tie. A rule's word (not `NO_RULE`) goes before costs.
+
+    Args:
+        costs: of approve, review and decline, shape (n, 3).
+        ruled: what the rules say of each row; None if there are none.
+        may_review: False where no analyst is left: the model then chooses between approve and decline.
+            A rule's review stands.
+    """
+    open_costs = costs
+    if may_review is not True:
+        open_costs = costs.copy()
+        open_costs[:, REVIEW] = np.where(may_review, costs[:, REVIEW], np.inf)
+    cheapest = open_costs.argmin(axis=1).astype(np.int8)
+    return cheapest if ruled is None else np.where(ruled == NO_RULE, cheapest, ruled)
+
+
+def within_capacity(costs: Floats, ruled: Codes, day: Ints, capacity: int) -> Codes:
+    """Decisions in the order of the rows, in which each day's first `capacity` reviews find an analyst.
+
+    As on the day itself, nobody knows whether a dearer case comes later; rules' reviews count, but are
+    never refused.
+    """
+    wanted = decide(costs, ruled) == REVIEW
+    may_review = _rank_in_day(wanted, day) <= capacity
+    return decide(costs, ruled, may_review)
+
+
+def _rank_in_day(wanted: Flags, day: Ints) -> Ints:
+    """How many are wanted of each row's day up to and with this row."""
+    order = np.argsort(day, kind="stable")
+    running = np.cumsum(wanted[order])
+    _, first, group = np.unique(day[order], return_index=True, return_inverse=True)
+    before: Ints = running[first] - wanted[order][first]
+    ranks = np.empty(len(day), np.int64)
+    ranks[order] = running - before[group]
+    return ranks
+
+
+def risk_score(probability: Floats) -> Floats:
+    """Whole numbers 0 to 100 for people: 100 r / (1 + r), where r = sqrt(odds × 66).
+
+    Even spread over rare and likely fraud alike: odds of 1 to 66 (1.5 %) give 50, and the score never falls
+    when the probability rises.
+
+    >>> risk_score(np.array([0.0, 0.001, 0.015, 0.083, 0.5, 1.0])).tolist()
+    [0.0, 20.0, 50.0, 71.0, 89.0, 100.0]
+    """
+    relative = np.sqrt(probability / _ODDS_AT_50)
+    score: Floats = np.rint(100.0 * relative / (relative + np.sqrt(1.0 - probability)))
+    return score
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The policy's rules over the columns of one feature matrix."""
+
+    names: tuple[str, ...]
+    columns: Ints
+    above: Floats
+    """Hit over this, exclusive; infinite where a rule has no such limit."""
+    below: Floats
+    outcomes: Codes
+
+    def hits(self, matrix: Floats) -> Flags:
+        """Which rule (columns) hits which row, shape (n, rules); a value not known (NaN) hits nothing."""
+        values = matrix[:, self.columns]
+        return (values > self.above) | (values < self.below)
+
+    def outcome(self, hits: Flags) -> Codes:
+        """Code of each row's first rule that hit, `NO_RULE` if none did."""
+        if not self.names:
+            return np.full(len(hits), NO_RULE, np.int8)
+        first = hits.argmax(axis=1)
+        return np.where(hits.any(axis=1), self.outcomes[first], np.int8(NO_RULE))
+
+
+def rules_over(features: Sequence[str], rules: Sequence[Rule]) -> Rules:
+    """Compile the policy's rules. Raises UserError for a rule over a feature that does not exist."""
+    at = {name: column for column, name in enumerate(features)}
+    for rule in rules:
+        if rule.feature not in at:
+            raise UserError(
+                f"rule {rule.name}: there is no feature {rule.feature!r}; known are {', '.join(features)}."
+            )
+    return Rules(
+        tuple(rule.name for rule in rules),
+        np.array([at[rule.feature] for rule in rules], np.int64),
+        np.array([np.inf if rule.above is None else rule.above for rule in rules]),
+        np.array([-np.inf if rule.below is None else rule.below for rule in rules]),
+        np.array([_CODE_OF[rule.outcome] for rule in rules], np.int8),
+    )
+
+
+def rules_alone(ruled: Codes) -> Codes:
+    """Decisions without any model: what a rule says, else approve."""
+    return np.where(ruled == NO_RULE, np.int8(APPROVE), ruled)
+
+
+def rules_scores(ruled: Codes) -> Floats:
+    """The rules as a score: 1 where they decline, 0.5 where they review, else 0."""
+    return rules_alone(ruled) / 2.0
+
+
+@dataclass(frozen=True)
+class Money:
+    """What decisions cost on transactions whose truth is known."""
+
+    cost: float
+    """Fraud that passed with its fees, reviews, and margin of good payments declined."""
+    cost_approve_all: float
+    fraud_amount: float
+    caught_amount: float
+    """Fraud amount among what was reviewed or declined."""
+    reviews: int
+    declines: int
+    false_declines: int
+    """Good payments that were declined."""
+
+
+def money(decisions: Codes, fraud: Flags, amount: Floats, policy: FraudPolicy) -> Money:
+    """Count the money. A review costs its time and finds the truth."""
+    stopped = decisions != APPROVE
+    declined = decisions == DECLINE
+    return Money(
+        cost=float(costs_incurred(decisions, fraud, amount, policy).sum()),
+        cost_approve_all=float(costs_incurred(np.zeros_like(decisions), fraud, amount, policy).sum()),
+        fraud_amount=float(amount[fraud].sum()),
+        caught_amount=float(amount[fraud & stopped].sum()),
+        reviews=int((decisions == REVIEW).sum()),
+        declines=int(declined.sum()),
+        false_declines=int((declined & ~fraud).sum()),
+    )
+
+
+def costs_incurred(decisions: Codes, fraud: Flags, amount: Floats, policy: FraudPolicy) -> Floats:
+    """What each decision cost, now that the truth is known, shape (n,)."""
+    certain = expected_costs(fraud.astype(np.float64), amount, policy)
+    return np.take_along_axis(certain, decisions.astype(np.int64)[:, None], axis=1)[:, 0]

@@ -1,0 +1,120 @@
+"""When a model is trained anew by itself: enough has been learned since, or it has grown old, in event time.
+
+A look costs little: counting what arrived since the champion's label cut-off. One training at a time; a
+refusal by the gate is remembered, so that the same data are not tried again and again.
+"""
+
+import json
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.errors import UserError
+from infra.settings import Settings
+from ingestion.history import DAY_US, History
+from training import card as cards
+from training import runs
+from training.dataset import Window, newest_us
+from training.promotion import follow
+from training.runs import Desk, Reason, Report
+from training.tasks import Task
+
+log = logging.getLogger(__name__)
+
+WHO = "retrainer"
+
+
+@dataclass(frozen=True)
+class Due:
+    """A training that should begin, and why."""
+
+    window: Window
+    why: str
+
+
+def due(newest: int, learned_until: int | None, arrived: int, least: int, max_age_us: int) -> str | None:
+    """Why a training is due, or None.
+
+    Args:
+        newest: the present in event time, microseconds since 1970 UTC.
+        learned_until: label cut-off of the last training; None before the first.
+        arrived: labels or outcomes since then.
+        least: so many make it due; 0 is never enough to begin with.
+        max_age_us: so old, with anything new at all, makes it due.
+    """
+    if arrived and arrived >= least:
+        return f"{arrived:,} new labels or outcomes"
+    if learned_until is not None and arrived and newest - learned_until >= max_age_us:
+        return f"{(newest - learned_until) / DAY_US:.1f} days old with {arrived:,} new labels or outcomes"
+    return None
+
+
+class Retrainer:
+    """Looks, and trains what is due.
+
+    Args:
+        tasks: in the order they are looked at.
+        desk: where champions live and runs are recorded.
+    """
+
+    def __init__(self, settings: Settings, tasks: list[Task], desk: Desk) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._desk = desk
+        self._history = History(settings.history)
+
+    def run(self, stop: threading.Event) -> None:
+        """Look every `poll_s` until stopped. What fails is logged and looked at again."""
+        while not stop.is_set():
+            for task in self._tasks:
+                self._guarded(task)
+            stop.wait(self._settings.retraining.poll_s)
+
+    def look(self, task: Task) -> Due | None:
+        """What is due of a task now."""
+        newest = newest_us(self._history, task.tables)
+        if newest is None:
+            return None
+        until = self._learned_until(task)
+        arrived = self._arrived(task, until, newest)
+        max_age_us = round(self._settings.retraining.max_age_days * DAY_US)
+        why = due(newest, until, arrived, task.least_settled(self._settings), max_age_us)
+        window_us = round(self._settings.retraining.window_days * DAY_US)
+        return Due(Window(newest, newest - window_us), why) if why else None
+
+    def train(self, task: Task, found: Due) -> Report:
+        """Train, and remember the cut-off whatever the gate says."""
+        with runs.alone(self._settings.home, task.name, waiting=False):
+            rows = task.from_history(self._settings, found.window)
+            report = runs.train(task, rows, self._settings, self._desk, Reason(WHO, found.why))
+            self._tried(task).write_text(json.dumps({"cutoff_us": found.window.cutoff_us}), "utf-8")
+        return report
+
+    def _guarded(self, task: Task) -> None:
+        try:
+            found = self.look(task)
+            if found is not None:
+                log.info("training %s: %s", task.name, found.why)
+                self._told(self.train(task, found))
+        except UserError as error:
+            log.warning("training %s: %s", task.name, error)
+
+    def _told(self, report: Report) -> None:
+        said = "promoted version %s" if report.promoted else "kept the champion (run %s)"
+        log.info("%s: " + said, report.task, report.version or report.run_id)
+
+    def _learned_until(self, task: Task) -> int | None:
+        """Newest label cut-off of what was tried or promoted."""
+        champion = follow(self._desk.registry, self._desk.champions, task.name)
+        known = [cards.read(champion.folder).trained.label_cutoff_us] if champion else []
+        if self._tried(task).exists():
+            known.append(int(json.loads(self._tried(task).read_text("utf-8"))["cutoff_us"]))
+        return max(known, default=None)
+
+    def _arrived(self, task: Task, until: int | None, newest: int) -> int:
+        since = None if until is None else until + 1
+        return int(self._history.read(task.settled, since, newest + 1, ["event_time_us"]).num_rows)
+
+    def _tried(self, task: Task) -> Path:
+        return self._settings.home / "models" / task.name / "tried.json"

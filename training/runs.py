@@ -1,0 +1,216 @@
+"""One training: learn, measure, judge, record, and let a winner take over. The same for every task."""
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import training
+from infra.errors import UserError
+from infra.settings import Settings
+from training import models
+from training.champions import Champions
+from training.dataset import Dataset
+from training.gate import Verdict, judge
+from training.promotion import follow, promote
+from training.provenance import commit
+from training.tasks import Incumbent, Task, Trial
+from training.tracking import Record, Registry, Tracking
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training came to; printed, and given as JSON."""
+
+    task: str
+    verdict: Verdict
+    metrics: Mapping[str, float]
+    rivals: Mapping[str, Mapping[str, float]]
+    headline: tuple[str, ...]
+    rows_train: int
+    rows_test: int
+    data_version: str
+    window: tuple[str, str]
+    """Oldest and newest event that the model learned from."""
+    test_start: str
+    label_cutoff: str
+    seconds: float
+    run_id: str | None = None
+    version: str | None = None
+    promoted: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where champions live and runs are recorded."""
+
+    champions: Champions
+    registry: Registry
+    tracking: Tracking
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Desk":
+        """As the settings say."""
+        url = settings.addresses.mlflow
+        return cls(Champions(settings.home), Registry(url), Tracking(url))
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Who or what asked for a training, and why; kept with the run and with a promotion."""
+
+    who: str
+    why: str
+
+
+def train(
+    task: Task, data: Dataset, settings: Settings, desk: Desk, reason: Reason, promoting: bool = True
+) -> Report:
+    """Train, judge against the champion (or the baselines), record, register a winner and let it take over.
+
+    Raises:
+        UserError: too little is known to learn from, or MLflow is down.
+    """
+    began = time.perf_counter()
+    trial = task.learn(data, incumbent(desk, task.name), settings)
+    verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain)
+    logged = desk.tracking.log(
+        record_of(task.name, data, trial, verdict, reason), trial.model, verdict.passed
+    )
+    promoted = promoting and logged.version is not None
+    if promoted:
+        why = f"{reason.why}; {verdict.reasons[0]}"
+        promote(desk.registry, desk.champions, task.name, str(logged.version), reason.who, why)
+    return _report(task.name, data, trial, verdict, began, logged.run_id, logged.version, promoted)
+
+
+def rehearse(task: Task, data: Dataset, settings: Settings) -> Report:
+    """Train and judge against the baselines without the stack; nothing is recorded."""
+    began = time.perf_counter()
+    trial = task.learn(data, None, settings)
+    verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain)
+    return _report(task.name, data, trial, verdict, began)
+
+
+def incumbent(desk: Desk, task: str) -> Incumbent | None:
+    """The registry's champion, fetched if it is not on disk; None before the first."""
+    champion = follow(desk.registry, desk.champions, task)
+    return Incumbent(champion.version, models.load(champion.folder)) if champion else None
+
+
+def record_of(task: str, data: Dataset, trial: Trial, verdict: Verdict, reason: Reason) -> Record:
+    """Everything that the run is to be known by."""
+    return Record(
+        task=task,
+        name=f"{task} {_time(data.cutoff_us)}",
+        parameters=trial.parameters,
+        metrics={**trial.metrics, **_prefixed(trial.rivals), **_prefixed(trial.slices), **_sizes(trial)},
+        tags=_tags(data, trial, verdict, reason),
+        headline={name: trial.metrics[name] for name in trial.headline if name in trial.metrics},
+        documents={
+            "features.json": {"hash": data.feature_hash, "names": data.features},
+            "importance.json": trial.model.importance(),
+            "verdict.json": asdict(verdict),
+            **trial.documents,
+        },
+        figures=trial.figures,
+    )
+
+
+def _tags(data: Dataset, trial: Trial, verdict: Verdict, reason: Reason) -> dict[str, str]:
+    start, end = _window(data)
+    return {
+        "git_commit": commit(Path(training.__file__).parent),
+        "data_version": data.version,
+        "feature_hash": data.feature_hash,
+        "event_time_start": start,
+        "event_time_end": end,
+        "test_start": _time(trial.test_start_us),
+        "label_cutoff": _time(data.cutoff_us),
+        "gate": "passed" if verdict.passed else "refused",
+        "gate_reasons": "; ".join((*verdict.reasons, *trial.notes)),
+        "asked_by": reason.who,
+        "reason": reason.why,
+    }
+
+
+def _prefixed(groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of rivals and slices as `group/figure`, in the characters that MLflow takes."""
+    return {
+        f"{_plain(group)}/{name}": value
+        for group, figures in groups.items()
+        for name, value in figures.items()
+    }
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "_-. :/" else "_" for letter in name)
+
+
+def _sizes(trial: Trial) -> dict[str, float]:
+    return {"rows_train": float(trial.rows_train), "rows_test": float(trial.rows_test)}
+
+
+def _report(
+    task: str,
+    data: Dataset,
+    trial: Trial,
+    verdict: Verdict,
+    began: float,
+    run_id: str | None = None,
+    version: str | None = None,
+    promoted: bool = False,
+) -> Report:
+    return Report(
+        task=task,
+        verdict=verdict,
+        metrics=trial.metrics,
+        rivals=trial.rivals,
+        headline=trial.headline,
+        rows_train=trial.rows_train,
+        rows_test=trial.rows_test,
+        data_version=data.version,
+        window=_window(data),
+        test_start=_time(trial.test_start_us),
+        label_cutoff=_time(data.cutoff_us),
+        seconds=time.perf_counter() - began,
+        run_id=run_id,
+        version=version,
+        promoted=promoted,
+        notes=trial.notes,
+    )
+
+
+@contextmanager
+def alone(home: Path, task: str, waiting: bool = True) -> Iterator[None]:
+    """One training of a task at a time on this home; the lock goes with the process that held it.
+
+    Raises:
+        UserError: another process is training this task, and we are not waiting.
+    """
+    path = home / "models" / task / "training.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if waiting else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"expected no other training of {task}, one is running; wait for it.") from None
+        yield
+
+
+def _window(data: Dataset) -> tuple[str, str]:
+    return _time(data.trained.start_us), _time(data.trained.end_us)
+
+
+def _time(time_us: int) -> str:
+    """RFC 3339 in UTC."""
+    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
