@@ -1,0 +1,1 @@
+"""The answer: predictor, HTTP, the stream worker, the decision log, reviews."""

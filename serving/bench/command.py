@@ -1,0 +1,232 @@
+"""`tollgate bench`: score requests, the stream worker and the backfill, on real servers of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from features.commands import load as load_past
+from infra import progress, settings
+from infra.errors import UserError
+from infra.progress import Display
+from infra.settings import Settings, policy_version
+from infra.stack.local import Stack
+from infra.stack.ports import free_from
+from ingestion.broker import Producer
+from ingestion.file_source import PastEvents
+from ingestion.simulated import past_payments
+from ingestion.simulators.bench import speeds
+from ingestion.simulators.payments import Payments, simulate
+from ingestion.simulators.wire import encoded, transactions
+from ingestion.topics import TRANSACTIONS, ensure_topics
+from serving.bench.http_load import Load, send
+from serving.bench.stream import Streamed, stream
+from serving.champions_watch import FEATURE_SETS, ChampionsWatch
+from serving.demo.story import midnight
+from serving.fraud import FraudDecider
+from training.champions import Champions
+from training.tracking import Registry
+
+PAST_DAYS = 60
+CONNECTIONS = 32
+PATH = "/v1/fraud/score"
+CONTENDERS = {"floor": 3_000, "tollgate": 3_000, "tutorial": 200}
+"""Requests in a round: so many that each takes a second or more."""
+
+
+@dataclass(frozen=True)
+class Benched:
+    """All figures of one run; loads have one entry a round."""
+
+    loads: dict[str, list[Load]]
+    streamed: Streamed
+    backfill_rows_per_s: float
+    simulated_per_s: dict[str, float]
+
+    def ratio(self, name: str, to: str) -> float:
+        """Median over the rounds of requests a second against another contender's, in the same round."""
+        pairs = zip(self.loads[name], self.loads[to], strict=True)
+        return median(mine.requests_per_s / theirs.requests_per_s for mine, theirs in pairs)
+
+
+def bench(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every contender, in turn.")] = 3,
+    events: Annotated[int, typer.Option(min=1_000, help="Payments through the stream worker.")] = 30_000,
+    home: Annotated[Path | None, typer.Option(help="Folder for its own servers; removed at the end.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Measure on this machine: scores against FastAPI's floor and the tutorial way, the stream, the backfill.
+
+    Example: tollgate bench --rounds 5
+    """
+    os.environ["TOLLGATE_HOME"] = str((home or settings.load().home / "bench").absolute())
+    stack = Stack(settings.load().home)
+    with progress.shown(silent=as_json) as display:
+        stack.up(("kafka", "valkey", "mlflow"), display)
+        try:
+            result = _measured(settings.load(), rounds, events, display)
+        finally:
+            stack.down(purge=True)
+    if as_json:
+        typer.echo(json.dumps(_values(result)))
+    else:
+        _print(result)
+
+
+def _measured(chosen: Settings, rounds: int, events: int, display: Display) -> Benched:
+    ensure_topics(chosen)
+    past = _past()
+    started = time.perf_counter()
+    load_past(chosen, {"fraud": past}, display)
+    rows_per_s = past.decided.num_rows / (time.perf_counter() - started)
+    _train(display)
+    streamed = _stream(chosen, events, display)  # first: scores over HTTP are events too
+    return Benched(_loads(rounds, display), streamed, rows_per_s, speeds(1, 20))
+
+
+def _past() -> PastEvents:
+    start = midnight(datetime.now(UTC)) - timedelta(days=2 * PAST_DAYS)
+    return past_payments(simulate(Payments(seed=1, start=start), PAST_DAYS))
+
+
+def _train(display: Display) -> None:
+    task = display.task("Train")
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "train", "fraud", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not json.loads(done.stdout)["promoted"]:
+        raise UserError(f"no model to bench: {done.stderr.strip() or done.stdout}")
+    task.finish("champion")
+
+
+def _loads(rounds: int, display: Display) -> dict[str, list[Load]]:
+    """Every contender in turn, round by round, each alone on the machine with the load."""
+    task = display.task("Scores over HTTP", total=rounds * len(CONTENDERS), unit="loads")
+    loads: dict[str, list[Load]] = {name: [] for name in CONTENDERS}
+    for each in range(rounds):
+        for name, count in CONTENDERS.items():
+            with _serving(name) as port:
+                send(port, PATH, _bodies(f"warm-{name}-{each}", count // 5), CONNECTIONS)
+                loads[name].append(send(port, PATH, _bodies(f"{name}-{each}", count), CONNECTIONS))
+            task.advance()
+    return loads
+
+
+@contextmanager
+def _serving(name: str) -> Iterator[int]:
+    port = free_from(18_000)
+    own = ["-m", "infra.cli", "run", "api", "--port", str(port)]
+    command = own if name == "tollgate" else ["-m", "serving.bench.rivals", name, str(port)]
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _await(process, port)
+        yield port
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _await(process: "subprocess.Popen[bytes]", port: int) -> None:
+    end = time.monotonic() + 90
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/docs", timeout=1)
+            time.sleep(2)
+            return
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    raise UserError(f"the server on port {port} did not answer")
+
+
+def _payments(run: str, count: int) -> list[dict[str, Any]]:
+    """New payments of customers and terminals that are known, with ids of their own."""
+    today = midnight(datetime.now(UTC))
+    days = count // 4_000 + 2
+    process = Payments(seed=1, start=today - timedelta(days=PAST_DAYS + days))
+    log = simulate(process, days, first_day=PAST_DAYS)
+    return [each | {"transaction_id": f"{run}-{i}"} for i, each in enumerate(transactions(log))][:count]
+
+
+def _bodies(run: str, count: int) -> list[bytes]:
+    return encoded(_payments(run, count))
+
+
+def _stream(chosen: Settings, events: int, display: Display) -> Streamed:
+    task = display.task("Stream", total=events, unit="payments")
+    payments = _payments("stream", events)
+    producer = Producer(chosen.addresses.kafka, linger_ms=20)
+    for payment, value in zip(payments, encoded(payments), strict=True):
+        producer.send(TRANSACTIONS, value, payment["customer_id"].encode())
+    producer.flush()
+    producer.close()
+    models = ChampionsWatch(Champions(chosen.home), Registry(chosen.addresses.mlflow), FEATURE_SETS)
+    models.start()
+    decider = FraudDecider(models, chosen.fraud, policy_version(chosen.fraud))
+    streamed = stream(chosen, decider, len(payments), task)
+    models.stop()
+    return streamed
+
+
+def _values(result: Benched) -> dict[str, Any]:
+    return {
+        "ratio_to_floor": result.ratio("tollgate", "floor"),
+        "ratio_to_tutorial": result.ratio("tollgate", "tutorial"),
+        "loads": {name: [asdict(each) for each in loads] for name, loads in result.loads.items()},
+        "stream": asdict(result.streamed),
+        "backfill_rows_per_s": result.backfill_rows_per_s,
+        "simulated_per_s": result.simulated_per_s,
+    }
+
+
+def _print(result: Benched) -> None:
+    console = Console()
+    table = Table(title=f"Scores over HTTP, {CONNECTIONS} connections, medians of rounds side by side")
+    for heading in ("", "requests/s", "p50 ms", "p99 ms", "of the floor", "of the tutorial way"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, loads in result.loads.items():
+        ratios = f"{result.ratio(name, 'floor'):.2f}", f"{result.ratio(name, 'tutorial'):.1f}"
+        table.add_row(_TITLES[name], *_medians(loads), *ratios)
+    console.print(table)
+    stream_table = Table(
+        title=f"Stream: {result.streamed.events_per_s:,.0f} payments/s decided by one worker"
+    )
+    stream_table.add_column("stage")
+    stream_table.add_column("share of time", justify="right")
+    stream_table.add_column("µs a payment", justify="right")
+    for stage, share in result.streamed.shares().items():
+        stream_table.add_row(stage, f"{share:.0%}", f"{share * 1e6 / result.streamed.events_per_s:.1f}")
+    console.print(stream_table)
+    console.print(f"Backfill: {result.backfill_rows_per_s:,.0f} payments/s, each with its label.")
+    console.print(
+        "Simulators: " + ", ".join(f"{step} {rate:,.0f}/s" for step, rate in result.simulated_per_s.items())
+    )
+
+
+_TITLES = {
+    "floor": "FastAPI parses, constant answer",
+    "tollgate": "Tollgate: scored and published",
+    "tutorial": "Feast SDK, DataFrame, pyfunc",
+}
+
+
+def _medians(loads: Sequence[Load]) -> tuple[str, str, str]:
+    rate, p50, p99 = (
+        median(getattr(each, name) for each in loads) for name in ("requests_per_s", "p50_ms", "p99_ms")
+    )
+    return f"{rate:,.0f}", f"{p50:.1f}", f"{p99:.1f}"

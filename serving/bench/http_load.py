@@ -1,0 +1,57 @@
+"""A load of HTTP requests on a loopback port, over several connections, one request at a time on each."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from infra.errors import UserError
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a load came to."""
+
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+def send(port: int, path: str, bodies: list[bytes], connections: int) -> Load:
+    """Send every body once, and wait for its answer. UserError if one is refused."""
+    return asyncio.run(_send(port, path, bodies, connections))
+
+
+async def _send(port: int, path: str, bodies: list[bytes], connections: int) -> Load:
+    spent: list[float] = []
+    requests = iter([_request(path, body) for body in bodies])
+    start = time.perf_counter()
+    await asyncio.gather(*(_connection(port, requests, spent) for _ in range(connections)))
+    seconds = time.perf_counter() - start
+    p50, p99 = np.percentile(spent, (50, 99)) * 1e3
+    return Load(len(spent) / seconds, float(p50), float(p99))
+
+
+def _request(path: str, body: bytes) -> bytes:
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: bench",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+async def _connection(port: int, requests: Iterator[bytes], spent: list[float]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for request in requests:
+        start = time.perf_counter()
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        body = await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+        spent.append(time.perf_counter() - start)
+        if not head.startswith(b"http/1.1 200"):
+            raise UserError(f"the server on port {port} answered {head[:40]!r} {body[:200]!r}")
+    writer.close()

@@ -1,0 +1,71 @@
+"""One stream worker at work, and where its time goes."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from infra.errors import UserError
+from infra.progress import Task
+from infra.settings import Settings
+from serving.processes import build_worker
+from serving.stage import Work
+from serving.terminal_stage import Decider
+from serving.worker import Timings, Watcher
+
+PATIENCE_S = 180.0
+
+
+@dataclass
+class Counter(Watcher):
+    """Sums what the turns did."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def turned(self, work: Sequence[Work], timings: Timings, now_s: float) -> None:  # noqa: ARG002
+        """Add a turn."""
+        for each in work:
+            for what, n in each.counts.items():
+                self.counts[what] = self.counts.get(what, 0) + n
+        for stage, spent in timings.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What the worker managed."""
+
+    payments: int
+    events_per_s: float
+    seconds: dict[str, float]
+    """By stage of the loop."""
+
+    def shares(self) -> dict[str, float]:
+        """Each stage's share of the time, greatest first."""
+        total = sum(self.seconds.values())
+        return {
+            stage: spent / total for stage, spent in sorted(self.seconds.items(), key=lambda each: -each[1])
+        }
+
+
+def stream(chosen: Settings, decider: Decider, payments: int, task: Task) -> Streamed:
+    """Let one worker decide what waits in Kafka; its first batch, which compiles, is not counted."""
+    counter = Counter()
+    worker = build_worker(chosen, decider, counter, group=f"bench-{time.time_ns()}")
+    _until(worker.turn, counter, 1)
+    warm, start = counter.counts["decisions"], time.perf_counter()
+    counter.seconds.clear()
+    _until(worker.turn, counter, payments)
+    seconds = time.perf_counter() - start
+    task.advance(payments)
+    return Streamed(payments, (payments - warm) / seconds, dict(counter.seconds))
+
+
+def _until(turn: Callable[[int], None], counter: Counter, decisions: int) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while counter.counts.get("decisions", 0) < decisions:
+        turn(50)
+        if time.monotonic() > end:
+            raise UserError(
+                f"the worker decided {counter.counts} of {decisions} payments in {PATIENCE_S:g} s"
+            )

@@ -1,0 +1,105 @@
+"""Second stage: each event counts once, and leaves for its terminal with what was known of the customer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from features.connection import Connection
+from features.fraud import CUSTOMER, PAYMENT, event_values
+from features.index import KnownTransaction, label_orphans_key, label_seen_key, transaction_seen_key
+from features.state import Folded
+from ingestion.broker import Partition, Record
+from ingestion.streams import FRAUD_EVENT, SCORED_EVENT, by_partition, encoded
+from ingestion.topics import CUSTOMER_STREAM, TERMINAL_STREAM
+from serving.entity_stage import EntityFold, StreamBatch, first_copies, mark_seen, read_batch
+from serving.router import messages, parked_labels
+from serving.stage import Outgoing, Work, next_offsets
+
+
+class CustomerStage:
+    """Reads the customer stream, writes the customers' states and the terminal stream."""
+
+    topics: Sequence[str] = (CUSTOMER_STREAM,)
+
+    def __init__(self, store: Connection, partitions: int, remember_s: int) -> None:
+        self._store = store
+        self._fold = EntityFold(CUSTOMER, store)
+        self._partitions = partitions
+        self._remember_s = remember_s
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """Nothing is kept between batches."""
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Nothing is kept between batches."""
+
+    def restless(self) -> bool:
+        """Nothing waits here."""
+        return False
+
+    def handle(self, records: Sequence[Record]) -> Work:
+        """Drop what counted already, fold the rest, send it on to the terminals."""
+        work = Work(handled=next_offsets(records))
+        arrived = read_batch(records)
+        batch = arrived.take(first_copies(self._store, _seen_keys(arrived)))
+        work.count("duplicates", len(arrived) - len(batch))
+        if len(batch):
+            values = event_values(
+                batch.integers("kind"),
+                batch.numbers("amount"),
+                batch.strings("label"),
+                batch.integers("event_time_us"),
+            )
+            folded = self._fold(batch, values)
+            work.outputs += self._onward(batch, folded.folded)
+            work.writes += folded.writes
+            work.writes += mark_seen(_seen_keys(batch), batch, self._remember_s)
+            self._adopt_orphans(batch, work)
+        return work
+
+    def _onward(self, batch: StreamBatch, folded: Folded) -> list[Outgoing]:
+        width = folded.seen.shape[1]
+        state = pa.ListArray.from_arrays(
+            pa.array(np.arange(0, len(batch) * width + 1, width), pa.int32()), pa.array(folded.seen.ravel())
+        )
+        rows = pa.RecordBatch.from_arrays(
+            [
+                *(batch.rows.column(name).combine_chunks() for name in FRAUD_EVENT.names),
+                pa.array(batch.partition, pa.int32()),
+                pa.array(batch.position),
+                state,
+            ],
+            schema=SCORED_EVENT,
+        )
+        parts = by_partition(rows, "terminal_id", self._partitions)
+        return [
+            Outgoing(TERMINAL_STREAM, value, partition=number)
+            for number, part in sorted(parts.items())
+            for value in encoded(part)
+        ]
+
+    def _adopt_orphans(self, batch: StreamBatch, work: Work) -> None:
+        """Labels that came before their transaction follow it now, through the customer stream."""
+        paid = [i for i, kind in enumerate(batch.integers("kind")) if kind == PAYMENT]
+        names = batch.strings("transaction_id")
+        orphans = [label_orphans_key(names[i]) for i in paid]
+        waiting = self._store.execute([("LRANGE", key, 0, -1) for key in orphans])
+        found = [(i, key, replies) for i, key, replies in zip(paid, orphans, waiting, strict=True) if replies]
+        rows = [row for i, _, replies in found for row in parked_labels(replies, _known(batch, i))]
+        work.outputs += messages(CUSTOMER_STREAM, rows, "customer_id", FRAUD_EVENT, self._partitions)
+        work.writes += [("DEL", key) for _, key, _ in found]
+        work.count("labels_adopted", len(rows))
+
+
+def _seen_keys(batch: StreamBatch) -> list[bytes]:
+    columns = [batch.strings(name) for name in ("transaction_id", "source", "label")]
+    return [
+        transaction_seen_key(name) if label is None else label_seen_key(name, source, label)
+        for name, source, label in zip(*columns, strict=True)
+    ]
+
+
+def _known(batch: StreamBatch, i: int) -> KnownTransaction:
+    row = batch.rows.slice(i, 1).to_pylist()[0]
+    return KnownTransaction(row["customer_id"], row["terminal_id"], row["event_time_us"], row["amount"])

@@ -1,0 +1,113 @@
+"""What the entity stages share: read the states of a batch in one round trip, fold, and write them back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from features.connection import Connection, type_of_command
+from features.index import Place, place_entry
+from features.online import Codec
+from features.state import Entity, Events, Floats, Folded, Ints, States, codes_of, fold
+from ingestion.broker import Record
+from ingestion.streams import ROW_BITS, decode
+
+
+@dataclass(frozen=True)
+class StreamBatch:
+    """Events of several messages of one stream, as columns, with their places."""
+
+    rows: pa.Table
+    partition: Ints
+    position: Ints
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def strings(self, column: str) -> list[str]:
+        """A text column; None where null."""
+        found: list[str] = self.rows.column(column).to_pylist()
+        return found
+
+    def numbers(self, column: str) -> Floats:
+        """A number column as float64; NaN where null."""
+        found: Floats = self.rows.column(column).to_numpy().astype(np.float64, copy=False)
+        return found
+
+    def integers(self, column: str) -> Ints:
+        """A whole-number column without nulls."""
+        found: Ints = self.rows.column(column).to_numpy().astype(np.int64, copy=False)
+        return found
+
+    def take(self, keep: Sequence[int] | Ints) -> "StreamBatch":
+        """The rows at these indices."""
+        if len(keep) == len(self):
+            return self
+        index = np.asarray(keep, np.int64)
+        return replace(
+            self, rows=self.rows.take(index), partition=self.partition[index], position=self.position[index]
+        )
+
+
+def read_batch(records: Sequence[Record]) -> StreamBatch:
+    """The events of entity-stream messages, in the order of the records."""
+    batches = [decode(record.value or b"") for record in records]
+    sizes = [batch.num_rows for batch in batches]
+    return StreamBatch(
+        pa.Table.from_batches(batches),
+        np.repeat([record.partition for record in records], sizes).astype(np.int64),
+        np.concatenate(
+            [(r.offset << ROW_BITS) + np.arange(size) for r, size in zip(records, sizes, strict=True)]
+        ).astype(np.int64),
+    )
+
+
+@dataclass
+class FoldedBatch:
+    """A batch folded into the states of its entities."""
+
+    folded: Folded
+    writes: list[type_of_command]
+    """Commands that store the states as they are after the batch."""
+
+
+class EntityFold:
+    """Folds batches of one entity kind into its states in Redis."""
+
+    def __init__(self, entity: Entity, store: Connection) -> None:
+        self._entity = entity
+        self._codec = Codec(entity)
+        self._store = store
+
+    def __call__(self, batch: StreamBatch, values: Floats) -> FoldedBatch:
+        """Fold the batch in its order; nothing is written yet."""
+        codes, ids = codes_of(batch.strings(self._entity.key))
+        states = self._codec.decode(self._store.execute([self._codec.read(each) for each in ids]))
+        events = Events(
+            batch.integers("kind"), batch.integers("event_time_us"), codes, batch.position, values
+        )
+        folded = fold(self._entity, states, events)
+        changed = np.unique(codes[folded.fresh])
+        kept = States(states.columns[changed], states.stamp_us[changed], states.position[changed])
+        return FoldedBatch(folded, list(self._codec.write([ids[i] for i in changed], kept)))
+
+
+def first_copies(store: Connection, seen_keys: Sequence[bytes]) -> list[int]:
+    """Rows whose event has not been folded before, neither earlier nor in this batch."""
+    entries = store.execute([("GET", key) for key in seen_keys])
+    first = {key: i for i, key in reversed(list(enumerate(seen_keys)))}
+    return [
+        i
+        for i, (key, entry) in enumerate(zip(seen_keys, entries, strict=True))
+        if not entry and first[key] == i
+    ]
+
+
+def mark_seen(seen_keys: Sequence[bytes], batch: StreamBatch, remember_s: int) -> list[type_of_command]:
+    """Commands that remember where each event of the batch was folded."""
+    places = map(Place, batch.partition.tolist(), batch.position.tolist())
+    return [
+        ("SET", key, place_entry(place), "EX", remember_s)
+        for key, place in zip(seen_keys, places, strict=True)
+    ]

@@ -1,0 +1,165 @@
+"""From features to a fraud decision with its costs and reasons: the same for the stream and for HTTP."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import compress
+from typing import Any, Protocol
+
+import numpy as np
+
+from features.fraud import FRAUD
+from features.state import MICROSECONDS, Floats
+from infra.settings import FraudPolicy
+from serving.reasons import reasons_of
+from training.fraud_policy import (
+    APPROVE,
+    DECISIONS,
+    Codes,
+    Rules,
+    decide,
+    expected_costs,
+    risk_score,
+    rules_over,
+    rules_scores,
+)
+from training.models import Scorer
+
+BASELINE = {"name": "baseline", "version": "rules", "alias": "champion"}
+
+type_of_payment = Mapping[str, Any]
+"""Fields of a transaction, with `event_time_us` for its time."""
+
+
+class Current(Protocol):
+    """Knows which model decides now."""
+
+    def current(self, task: str) -> Scorer | None:
+        """The champion; None before the first."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What model and policy say of n payments, as Python values."""
+
+    score: Sequence[float]
+    risk: Sequence[float]
+    costs: Sequence[Sequence[float]]
+    """By payment, in the order of `DECISIONS`."""
+    hits: Sequence[Sequence[bool]]
+    """By payment, in the order of the rules."""
+    codes: Sequence[int]
+    model: Mapping[str, str]
+    contributions: Mapping[int, Floats]
+    """TreeSHAP in log odds by row, for what is not simply approved."""
+
+
+class FraudDecider:
+    """Decides payments by the champion and the policy, or by the rules alone while there is no champion."""
+
+    def __init__(self, models: Current, policy: FraudPolicy, policy_version: str) -> None:
+        self._models = models
+        self._policy = policy
+        self._policy_version = policy_version
+        self._rules: Rules = rules_over(FRAUD.names, policy.rules)
+
+    def decide(
+        self,
+        payments: Sequence[type_of_payment],
+        matrix: Floats,
+        features_ms: float = 0.0,
+        degraded: bool = False,
+    ) -> list[dict[str, Any]]:
+        """One decision a payment, in order, as `POST /v1/fraud/score` answers it, with the features it used.
+
+        Args:
+            payments: n transactions' fields.
+            matrix: features in the order of `FRAUD.names`, shape (n, features).
+            features_ms: what reading the features took, for `latency_ms`.
+            degraded: the features are not those of the store, because it did not answer.
+        """
+        start = time.perf_counter()
+        amount = np.array([float(each["amount"]) for each in payments])
+        judged = self._judge(matrix, amount)
+        model_ms = (time.perf_counter() - start) * 1e3
+        latency = {
+            "features": round(features_ms, 3),
+            "model": round(model_ms / len(payments), 3),
+            "total": round(features_ms + model_ms, 3),
+        }
+        rows, unknown = matrix.tolist(), np.isnan(matrix).tolist()
+        return [
+            self._decision(payment, judged, i, rows[i], unknown[i])
+            | {"degraded": degraded, "latency_ms": latency}
+            for i, payment in enumerate(payments)
+        ]
+
+    def _judge(self, matrix: Floats, amount: Floats) -> _Judged:
+        model = self._models.current(FRAUD.domain)
+        hits = self._rules.hits(matrix)
+        ruled = self._rules.outcome(hits)
+        score = rules_scores(ruled) if model is None else model.predict(matrix)
+        costs = expected_costs(score, amount, self._policy)
+        codes = decide(costs, ruled)
+        return _Judged(
+            score.tolist(),
+            risk_score(score).tolist(),
+            np.round(costs, 4).tolist(),
+            hits.tolist(),
+            codes.tolist(),
+            _described(model),
+            _contributions(model, matrix, codes),
+        )
+
+    def _decision(
+        self,
+        payment: type_of_payment,
+        judged: _Judged,
+        i: int,
+        values: Sequence[float],
+        unknown: Sequence[bool],
+    ) -> dict[str, Any]:
+        contributions = judged.contributions.get(i)
+        return {
+            "transaction_id": payment["transaction_id"],
+            "decision": DECISIONS[judged.codes[i]],
+            "score": judged.score[i],
+            "risk_score": int(judged.risk[i]),
+            "expected_cost": dict(zip(DECISIONS, judged.costs[i], strict=True)),
+            "reasons": [] if contributions is None else reasons_of(values, contributions),
+            "rules": [
+                {"name": name, "outcome": "hit" if hit else "no_hit"}
+                for name, hit in zip(self._rules.names, judged.hits[i], strict=True)
+            ],
+            "model": judged.model,
+            "policy_version": self._policy_version,
+            "control_group": False,
+            "missing_features": list(compress(FRAUD.names, unknown)),
+            "event_time": _rfc3339(payment["event_time_us"]),
+            "customer_id": payment["customer_id"],
+            "terminal_id": payment["terminal_id"],
+            "amount": payment["amount"],
+            "currency": payment["currency"],
+            "features": dict(zip(FRAUD.names, values, strict=True)),
+        }
+
+
+def _described(model: Scorer | None) -> Mapping[str, str]:
+    if model is None:
+        return BASELINE
+    return {"name": model.card.task, "version": model.card.version, "alias": "champion"}
+
+
+def _contributions(model: Scorer | None, matrix: Floats, codes: Codes) -> dict[int, Floats]:
+    """Explain what a person may ask about: everything that is not simply approved."""
+    asked = np.flatnonzero(codes != APPROVE)
+    if model is None or not len(asked):
+        return {}
+    return dict(zip(asked.tolist(), model.contributions(matrix[asked]), strict=True))
+
+
+def _rfc3339(time_us: int) -> str:
+    moment = datetime.fromtimestamp(time_us // MICROSECONDS, UTC).replace(microsecond=time_us % MICROSECONDS)
+    return moment.isoformat().replace("+00:00", "Z")

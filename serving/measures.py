@@ -1,0 +1,96 @@
+"""Prometheus metrics of the API and the worker, built once a process from the names in `infra.metrics`."""
+
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from infra import metrics
+from ingestion.broker import Partition
+from serving.champions_watch import Swap
+from serving.stage import Work
+from serving.worker import Timings, Watcher
+
+
+def _counter(metric: metrics.Metric, registry: CollectorRegistry) -> Counter:
+    return Counter(*metric.arguments, registry=registry)
+
+
+def _histogram(metric: metrics.Metric, registry: CollectorRegistry) -> Histogram:
+    return Histogram(*metric.arguments, buckets=metric.buckets, registry=registry)
+
+
+class ModelMeasures:
+    """Which version decides."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._info = Gauge(*metrics.MODEL_INFO.arguments, registry=registry)
+        self._swaps = _counter(metrics.MODEL_SWAPS, registry)
+        self._versions: dict[str, str] = {}
+
+    def swapped(self, swap: Swap) -> None:
+        """A champion took over."""
+        before = self._versions.get(swap.task)
+        if before is not None:
+            self._info.remove(swap.task, before, "champion")
+        self._versions[swap.task] = swap.version
+        self._info.labels(swap.task, swap.version, "champion").set(1)
+        self._swaps.labels(swap.task).inc()
+
+
+class ApiMeasures:
+    """Requests, their stages, and what was decided."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = _counter(metrics.API_REQUESTS, registry)
+        self._seconds = _histogram(metrics.API_SECONDS, registry)
+        self._stages = _histogram(metrics.API_STAGE_SECONDS, registry)
+        self._decisions = _counter(metrics.DECISIONS, registry)
+        self._quotes = _counter(metrics.QUOTES, registry)
+        self._degraded = _counter(metrics.DEGRADED, registry)
+
+    def answered(self, call: str, status: int, seconds: float) -> None:
+        """A request is done."""
+        self._requests.labels(call, str(status)).inc()
+        self._seconds.labels(call).observe(seconds)
+
+    def stages(self, call: str, seconds: Mapping[str, float]) -> None:
+        """Where an answer's time went."""
+        for stage, spent in seconds.items():
+            self._stages.labels(call, stage).observe(spent)
+
+    def decided(self, decision: str, degraded: bool) -> None:
+        """A fraud decision was given."""
+        self._decisions.labels(decision, "http").inc()
+        if degraded:
+            self._degraded.labels("fraud", "store").inc()
+
+    def quoted(self, objective: str, exploration: bool, degraded: bool) -> None:
+        """A price was given."""
+        self._quotes.labels(objective, str(exploration).lower()).inc()
+        if degraded:
+            self._degraded.labels("pricing", "store").inc()
+
+
+class WorkerMeasures(Watcher):
+    """Events, stages and freshness of a worker."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._events = _counter(metrics.EVENTS, registry)
+        self._stages = _histogram(metrics.WORKER_STAGE_SECONDS, registry)
+        self._freshness = _histogram(metrics.FRESHNESS_SECONDS, registry)
+        self._lag = Gauge(*metrics.LAG.arguments, registry=registry)
+
+    def turned(self, work: Sequence[Work], timings: Timings, now_s: float) -> None:
+        """Count a turn."""
+        for stage, spent in timings.seconds.items():
+            self._stages.labels("stream", stage).observe(spent)
+        for each in work:
+            for what, n in each.counts.items():
+                self._events.labels(what).inc(n)
+            for accepted_ms in each.accepted_ms:
+                self._freshness.labels("terminal").observe(max(now_s - accepted_ms / 1e3, 0.0))
+
+    def lagging(self, records: Mapping[Partition, int]) -> None:
+        """Keep the last look."""
+        for partition, waiting in records.items():
+            self._lag.labels(partition.topic, str(partition.number)).set(waiting)

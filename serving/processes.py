@@ -1,0 +1,97 @@
+"""Our serving processes: the stream worker and the HTTP API. Each is `tollgate run NAME`."""
+
+from functools import partial
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from features.connection import Connection
+from infra import logs, ready
+from infra.settings import Settings, load, policy_version
+from infra.signals import stop_signal
+from ingestion.broker import Consumer, Producer
+from ingestion.topics import ensure_topics
+from serving.champions_watch import FEATURE_SETS, ChampionsWatch
+from serving.customer_stage import CustomerStage
+from serving.decision_log import decided_since
+from serving.fraud import FraudDecider
+from serving.measures import ModelMeasures, WorkerMeasures
+from serving.product_stage import ProductStage
+from serving.router import Router
+from serving.stage import Stage
+from serving.terminal_stage import Decider, TerminalStage
+from serving.worker import Members, Watcher, Worker
+from training.champions import Champions
+from training.tracking import Registry
+
+DAY_S = 86_400
+GROUP = "tollgate-workers"
+
+
+def build_worker(
+    settings: Settings, decider: Decider, watcher: Watcher | None = None, group: str = GROUP
+) -> Worker:
+    """A worker over the settings' addresses."""
+    kafka, partitions = settings.addresses.kafka, settings.topics.partitions
+    remember_s = int(settings.topics.idempotency_days * DAY_S)
+    store = Connection(settings.addresses.redis)
+    stages: list[Stage] = []
+    members = Members(stages)
+    topics = [*Router.topics, *CustomerStage.topics, *TerminalStage.topics, *ProductStage.topics]
+    consumer = Consumer(kafka, topics, group, members)
+    router = Router(store, partitions, remember_s, consumer.caught_up)
+    stages += [
+        router,
+        CustomerStage(store, partitions, remember_s),
+        TerminalStage(
+            store, decider, partial(decided_since, kafka), int(settings.decisions.ttl_days * DAY_S)
+        ),
+        ProductStage(store, partitions, remember_s),
+    ]
+    return Worker(consumer, Producer(kafka, linger_ms=2), store, stages, router.full, watcher=watcher)
+
+
+def worker(metrics_port: int = 0) -> None:
+    """Run a stream worker until told to stop."""
+    logs.setup()
+    settings, stop = load(), stop_signal()
+    ensure_topics(settings)
+    metrics = CollectorRegistry()
+    models = _models(settings, ModelMeasures(metrics))
+    if metrics_port:
+        start_http_server(metrics_port, "127.0.0.1", metrics)
+    decider = FraudDecider(models, settings.fraud, policy_version(settings.fraud))
+    running = build_worker(settings, decider, WorkerMeasures(metrics))
+    ready.tell()
+    try:
+        running.run(stop.is_set)
+    finally:
+        models.stop()
+
+
+def _models(settings: Settings, measures: ModelMeasures) -> ChampionsWatch:
+    registry = Registry(settings.addresses.mlflow)
+    models = ChampionsWatch(Champions(settings.home), registry, FEATURE_SETS, measures.swapped)
+    models.start()
+    return models
+
+
+def api(host: str = "127.0.0.1", port: int = 0) -> None:
+    """Serve HTTP until told to stop."""
+    import uvicorn  # the worker does without
+
+    from serving.app import create_app
+
+    logs.setup()
+    settings = load()
+    ensure_topics(settings)
+    default = int(settings.addresses.api.rpartition(":")[2])
+    uvicorn.run(
+        create_app(settings),
+        host=host,
+        port=port or default,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=10,
+    )

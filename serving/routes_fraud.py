@@ -1,0 +1,252 @@
+"""HTTP calls of the fraud side: transactions, scores, labels, decisions and the review queue."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from features.connection import StoreError, type_of_command
+from features.fraud import CUSTOMER, FRAUD, TERMINAL, request_columns
+from features.online import Codec
+from features.state import MICROSECONDS, Floats, States
+from ingestion.events import MAX_AHEAD_US, Label, Transaction, event_time, microseconds, reason
+from ingestion.topics import LABELS, TRANSACTIONS
+from serving.decision_log import PENDING, decision_key
+from serving.measures import ApiMeasures
+from serving.problems import Problem
+from serving.router import DECISION_HEADER
+from serving.services import Services, UsesServices
+from serving.stage import Outgoing
+
+MOST_AT_ONCE = 1_000
+JSON = "application/json"
+E = TypeVar("E", bound=BaseModel)
+
+router = APIRouter(prefix="/v1", tags=["fraud"])
+
+_customers, _terminals = Codec(CUSTOMER), Codec(TERMINAL)
+
+
+def body_of(model: type[BaseModel], many: bool = False) -> dict[str, Any]:
+    """OpenAPI's description of a body that the route parses itself, straight from the bytes."""
+    one = TypeAdapter(model).json_schema()
+    listed = {"type": "array", "items": one, "maxItems": MOST_AT_ONCE}
+    schema = {"anyOf": [one, listed]} if many else one
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
+class Verdict(BaseModel):
+    """What an analyst found."""
+
+    label: Literal["fraud", "legitimate"]
+    note: Annotated[str, Field(max_length=2_000)] = ""
+
+
+def answer(content: Any, status: int = HTTPStatus.OK) -> Response:
+    """JSON; NaN becomes null."""
+    return Response(orjson.dumps(content), status, media_type=JSON)
+
+
+@router.post("/transactions", status_code=HTTPStatus.ACCEPTED, openapi_extra=body_of(Transaction, many=True))
+async def post_transactions(request: Request, services: UsesServices) -> Response:
+    """Take one transaction or at most 1,000; 202 once Kafka has acknowledged all of them."""
+    events = parse_many(await request.body(), Transaction)
+    await services.publisher.publish([_transaction(event) for event in events])
+    return answer({"accepted": len(events)}, HTTPStatus.ACCEPTED)
+
+
+@router.post("/labels", status_code=HTTPStatus.ACCEPTED, openapi_extra=body_of(Label, many=True))
+async def post_labels(request: Request, services: UsesServices) -> Response:
+    """Take one label or at most 1,000: what a transaction turned out to be, and since when that is known."""
+    events = parse_many(await request.body(), Label)
+    await services.publisher.publish([_label(event) for event in events])
+    return answer({"accepted": len(events)}, HTTPStatus.ACCEPTED)
+
+
+@router.post("/fraud/score", openapi_extra=body_of(Transaction))
+async def post_score(request: Request, services: UsesServices, dry_run: bool = False) -> Response:
+    """Decide one transaction, and publish it with its decision; with `dry_run` nothing is published."""
+    start = time.perf_counter()
+    event = Transaction.model_validate_json(await request.body())
+    refuse_future([event])
+    services.measures.stages("score", {"parse": time.perf_counter() - start})
+    (decision,) = await _decide(services, [event], dry_run)
+    return Response(decision, media_type=JSON)
+
+
+@router.post("/fraud/score/batch", openapi_extra=body_of(Transaction, many=True))
+async def post_score_batch(request: Request, services: UsesServices, dry_run: bool = False) -> Response:
+    """Decide at most 1,000 transactions; each on what was known before the call."""
+    events = parse_many(await request.body(), Transaction)
+    decisions = await _decide(services, events, dry_run)
+    return Response(b"[" + b",".join(decisions) + b"]", media_type=JSON)
+
+
+@router.get("/decisions/{transaction_id}")
+async def get_decision(transaction_id: str, services: UsesServices) -> Response:
+    """The decision on a transaction with all its evidence."""
+    (value,) = await services.store.execute([("GET", decision_key(transaction_id))])
+    if value is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"no decision on transaction {transaction_id!r} is known")
+    return Response(value, media_type=JSON)
+
+
+@router.get("/reviews")
+async def get_reviews(
+    services: UsesServices,
+    status: Literal["pending"] = "pending",  # noqa: ARG001 – part of the contract; any other is refused
+    limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 100,
+) -> Response:
+    """The analyst's queue, dearest expected loss first."""
+    (names,) = await services.store.execute([("ZREVRANGE", PENDING, 0, limit - 1)])
+    values = (
+        await services.store.execute([("GET", decision_key(name.decode())) for name in names])
+        if names
+        else []
+    )
+    return answer([orjson.Fragment(value) for value in values if value is not None])
+
+
+@router.post("/reviews/{transaction_id}/verdict", status_code=HTTPStatus.ACCEPTED)
+async def post_verdict(transaction_id: str, verdict: Verdict, services: UsesServices) -> Response:
+    """An analyst's verdict: it becomes a label that arrived now, and the transaction leaves the queue."""
+    (value,) = await services.store.execute([("GET", decision_key(transaction_id))])
+    if value is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"no decision on transaction {transaction_id!r} is known")
+    now = datetime.now(UTC)
+    label = Label(transaction_id=transaction_id, label=verdict.label, label_time=now, source="analyst")
+    await services.publisher.publish([_label(label)])
+    note = orjson.dumps(verdict.model_dump() | {"at": now})
+    await services.store.execute(
+        [("ZREM", PENDING, transaction_id), ("SET", f"verdict:{transaction_id}", note)]
+    )
+    return answer({"accepted": 1}, HTTPStatus.ACCEPTED)
+
+
+def parse_many(body: bytes, model: type[E]) -> list[E]:
+    """One event or a list; a Problem that names the position and the reason of each bad one."""
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"expected JSON: {error}") from None
+    items = content if isinstance(content, list) else [content]
+    if not 1 <= len(items) <= MOST_AT_ONCE:
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, f"expected 1 to {MOST_AT_ONCE} events, came {len(items)}"
+        )
+    return _all_valid(items, model)
+
+
+def _all_valid(items: Sequence[Any], model: type[E]) -> list[E]:
+    events: list[E] = []
+    errors: list[dict[str, Any]] = []
+    for position, item in enumerate(items):
+        try:
+            events.append(model.model_validate_json(orjson.dumps(item)))
+        except ValidationError as error:
+            errors.append({"position": position, "reason": reason(error)})
+        except orjson.JSONEncodeError:
+            errors.append({"position": position, "reason": "expected less depth"})
+    if errors:
+        detail = f"{len(errors)} of {len(items)} events are not valid; none was taken"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors[:100])
+    refuse_future(events)
+    return events
+
+
+def refuse_future(events: Sequence[BaseModel]) -> None:
+    """An event from tomorrow would age everything that comes after it."""
+    latest = time.time() * MICROSECONDS + MAX_AHEAD_US
+    for position, event in enumerate(events):
+        moment = event_time(event)  # type: ignore[arg-type]
+        if microseconds(moment) > latest:
+            detail = f"expected a time at most a day ahead, came {moment.isoformat()}"
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[{"position": position, "reason": detail}]
+            )
+
+
+async def _decide(services: Services, events: Sequence[Transaction], dry_run: bool) -> list[bytes]:
+    """JSON of each decision: the one there was before, or a new one, which is published."""
+    start = time.perf_counter()
+    states, known, degraded = await _look_up(services, events)
+    fresh = [i for i, value in enumerate(known) if value is None or dry_run]
+    decided = {i: value for i, value in enumerate(known) if value is not None}
+    if fresh:
+        asked = [events[i] for i in fresh]
+        matrix = _matrix(asked, {name: rows[fresh] for name, rows in states.items()})
+        features_ms = (time.perf_counter() - start) * 1e3
+        decisions = services.fraud.decide([_payment(each) for each in asked], matrix, features_ms, degraded)
+        _measure(services.measures, decisions)
+        values = [orjson.dumps(each) for each in decisions]
+        if not dry_run:
+            await _publish(services, asked, values)
+        decided |= dict(zip(fresh, values, strict=True))
+    return [decided[i] for i in range(len(events))]
+
+
+async def _look_up(
+    services: Services, events: Sequence[Transaction]
+) -> tuple[dict[str, Floats], list[bytes | None], bool]:
+    """States before each event and earlier decisions, in one round trip; cold states if no answer comes."""
+    n = len(events)
+    commands: list[type_of_command] = [
+        *(_customers.read(event.customer_id) for event in events),
+        *(_terminals.read(event.terminal_id) for event in events),
+        *(("GET", decision_key(event.transaction_id)) for event in events),
+    ]
+    try:
+        replies = await services.store.execute(commands)
+    except StoreError:
+        cold = {entity.name: States.cold(entity, n).columns for entity in (CUSTOMER, TERMINAL)}
+        return cold, [None] * n, True
+    states = {
+        CUSTOMER.name: _customers.decode(replies[:n]).columns,
+        TERMINAL.name: _terminals.decode(replies[n : 2 * n]).columns,
+    }
+    return states, replies[2 * n :], False
+
+
+def _matrix(events: Sequence[Transaction], states: dict[str, Floats]) -> Floats:
+    amount = np.array([event.amount for event in events])
+    at_s = np.array([microseconds(event.event_time) for event in events], np.int64) / MICROSECONDS
+    return FRAUD.matrix(states, request_columns(amount, [event.channel for event in events]), at_s)
+
+
+def _payment(event: Transaction) -> dict[str, Any]:
+    fields: dict[str, Any] = event.__dict__ | {"event_time_us": microseconds(event.event_time)}
+    return fields
+
+
+async def _publish(services: Services, events: Sequence[Transaction], decisions: Sequence[bytes]) -> None:
+    """One record for transaction and decision, so that neither is ever there without the other."""
+    start = time.perf_counter()
+    records = [
+        _transaction(event, [(DECISION_HEADER, value)])
+        for event, value in zip(events, decisions, strict=True)
+    ]
+    await services.publisher.publish(records)
+    services.measures.stages("score", {"publish": time.perf_counter() - start})
+
+
+def _transaction(event: Transaction, headers: Sequence[tuple[str, bytes]] = ()) -> Outgoing:
+    value = event.model_dump_json(exclude_unset=True).encode()
+    return Outgoing(TRANSACTIONS, value, event.customer_id.encode(), headers)
+
+
+def _label(event: Label) -> Outgoing:
+    return Outgoing(LABELS, event.model_dump_json().encode(), event.transaction_id.encode())
+
+
+def _measure(measures: ApiMeasures, decisions: Sequence[dict[str, Any]]) -> None:
+    latency = decisions[0]["latency_ms"]
+    measures.stages("score", {stage: latency[stage] / 1e3 for stage in ("features", "model")})
+    for decision in decisions:
+        measures.decided(decision["decision"], decision["degraded"])

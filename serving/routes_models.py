@@ -1,0 +1,79 @@
+"""HTTP calls about models: which decides, what it was before, and how to change it."""
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from serving.routes_fraud import answer
+from serving.services import Services, UsesServices
+from training.promotion import promote, rollback
+from training.tracking import RegistryError, Version
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+Task = Literal["fraud", "pricing"]
+
+
+class Promote(BaseModel):
+    """Which version is to decide from now on, by whom and why."""
+
+    version: Annotated[str, Field(pattern="^[0-9]+$")]
+    who: Annotated[str, Field(max_length=128)] = "api"
+    why: Annotated[str, Field(max_length=1_000)] = "asked for"
+
+
+class Rollback(BaseModel):
+    """Who brings the previous champion back, and why."""
+
+    who: Annotated[str, Field(max_length=128)] = "api"
+    why: Annotated[str, Field(max_length=1_000)] = "asked for"
+
+
+@router.get("")
+async def get_models(services: UsesServices) -> Response:
+    """Champion, challenger and history of each task."""
+    tasks = {task: await asyncio.to_thread(_describe, services, task) for task in ("fraud", "pricing")}
+    return answer(tasks)
+
+
+@router.post("/{task}/promote")
+async def post_promote(task: Task, wanted: Promote, services: UsesServices) -> Response:
+    """Make a registered version the champion; every API process takes it within seconds."""
+    promoted = await asyncio.to_thread(
+        promote, services.registry, services.champions, task, wanted.version, wanted.who, wanted.why
+    )
+    await asyncio.to_thread(services.models.refresh)
+    return answer(asdict(promoted))
+
+
+@router.post("/{task}/rollback")
+async def post_rollback(task: Task, services: UsesServices, wanted: Rollback | None = None) -> Response:
+    """Bring the previous champion back."""
+    by = wanted or Rollback()
+    rolled = await asyncio.to_thread(rollback, services.registry, services.champions, task, by.who, by.why)
+    await asyncio.to_thread(services.models.refresh)
+    return answer(asdict(rolled))
+
+
+def _describe(services: Services, task: str) -> dict[str, Any]:
+    model = services.models.current(task)
+    try:
+        versions = services.registry.versions(task)
+        known = True
+    except RegistryError:
+        versions, known = [], False
+    return {
+        "deciding": model.card.version if model else "baseline",
+        "registry": "answers" if known else "does not answer",
+        **{alias: _aliased(versions, alias) for alias in ("champion", "challenger", "previous")},
+        "history": [asdict(each) for each in services.champions.history(task)],
+    }
+
+
+def _aliased(versions: list[Version], alias: str) -> dict[str, Any] | None:
+    found = next((version for version in versions if alias in version.aliases), None)
+    return asdict(found) if found else None

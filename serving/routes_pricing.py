@@ -1,0 +1,144 @@
+"""HTTP calls of the pricing side: quotes, outcomes and the catalogue."""
+
+import time
+from http import HTTPStatus
+from random import Random
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from features.connection import StoreError
+from features.index import KnownQuote, known_entry, known_quote_key, read_quote
+from features.online import Codec
+from features.pricing import PRICING, PRODUCT
+from features.state import States
+from infra.settings import Product
+from ingestion.events import Outcome, QuoteRequest, microseconds
+from ingestion.topics import OUTCOMES, QUOTES
+from serving.catalogue import asking, faults, found
+from serving.pricing import Known
+from serving.pricing import quote as price_of
+from serving.problems import Problem
+from serving.routes_fraud import JSON, answer, body_of, parse_many, refuse_future
+from serving.services import Services, UsesServices
+from serving.stage import Outgoing
+
+router = APIRouter(prefix="/v1", tags=["pricing"])
+
+_products = Codec(PRODUCT)
+DAY_S = 86_400
+
+
+class Terms(BaseModel):
+    """What the catalogue says of a product; `max_step` in money."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    list_price: Annotated[float, Field(gt=0, le=1e9)]
+    unit_cost: Annotated[float, Field(ge=0, le=1e9)]
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+    floor: Annotated[float, Field(ge=0, le=1e9)]
+    ceiling: Annotated[float, Field(gt=0, le=1e9)]
+    max_step: Annotated[float, Field(gt=0, le=1e9)]
+    category: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+@router.post("/prices/quote", openapi_extra=body_of(QuoteRequest))
+async def post_quote(request: Request, services: UsesServices) -> Response:
+    """Quote a price; the same `quote_id` again gives the same answer."""
+    start = time.perf_counter()
+    asked = QuoteRequest.model_validate_json(await request.body())
+    refuse_future([asked])
+    product, states, before, degraded = await _look_up(services, asked)
+    if before is not None:
+        return Response(before, media_type=JSON)
+    if product is None:
+        detail = (
+            f"product {asked.product_id!r} is not in the catalogue; add it by PUT /v1/products/{{product_id}}"
+        )
+        raise Problem(HTTPStatus.NOT_FOUND, detail)
+    known = Known(product, states.columns, degraded, (time.perf_counter() - start) * 1e3)
+    model, draws = services.models.current(PRICING.domain), Random(asked.quote_id)
+    quote = price_of(asked, known, model, services.pricing, draws)
+    services.measures.stages("quote", {k: v / 1e3 for k, v in quote["latency_ms"].items() if k != "total"})
+    services.measures.quoted(quote["objective"], quote["exploration"], degraded)
+    return await _published(services, asked, quote)
+
+
+@router.post("/prices/outcomes", status_code=HTTPStatus.ACCEPTED, openapi_extra=body_of(Outcome, many=True))
+async def post_outcomes(request: Request, services: UsesServices) -> Response:
+    """What became of quotes: units bought, 0 = not bought."""
+    events = parse_many(await request.body(), Outcome)
+    replies = await services.store.execute([("GET", known_quote_key(event.quote_id)) for event in events])
+    keys = [
+        read_quote(reply).product_id if reply else event.quote_id
+        for event, reply in zip(events, replies, strict=True)
+    ]
+    records = [
+        Outgoing(OUTCOMES, event.model_dump_json().encode(), key.encode())
+        for event, key in zip(events, keys, strict=True)
+    ]
+    await services.publisher.publish(records)
+    return answer({"accepted": len(events)}, HTTPStatus.ACCEPTED)
+
+
+@router.get("/products")
+async def get_products(services: UsesServices) -> Response:
+    """The catalogue."""
+    return answer([product.model_dump() for product in await services.catalogue.all()])
+
+
+@router.put("/products/{product_id}")
+async def put_product(
+    product_id: Annotated[str, Field(min_length=1, max_length=128)], terms: Terms, services: UsesServices
+) -> Response:
+    """Add or replace a product."""
+    product = Product(product_id=product_id, **terms.model_dump())
+    if wrong := faults(product, services.settings.pricing):
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(wrong))
+    await services.catalogue.put(product)
+    return answer(product.model_dump())
+
+
+async def _look_up(
+    services: Services, asked: QuoteRequest
+) -> tuple[Product | None, States, bytes | None, bool]:
+    """Product, its state and an earlier answer, in one round trip.
+
+    Without the store there are cold states and the products of the settings.
+    """
+    commands = [
+        asking(asked.product_id),
+        _products.read(asked.product_id),
+        ("GET", _answer_key(asked.quote_id)),
+    ]
+    try:
+        product, state, before = await services.store.execute(commands)
+    except StoreError:
+        known = {each.product_id: each for each in services.settings.catalogue}
+        return known.get(asked.product_id), States.cold(PRODUCT, 1), None, True
+    return found(product), _products.decode([state]), before, False
+
+
+async def _published(services: Services, asked: QuoteRequest, quote: dict[str, Any]) -> Response:
+    """Publish the quote, and keep it so that a retry and an outcome find it."""
+    value = orjson.dumps(quote)
+    await services.publisher.publish([Outgoing(QUOTES, value, asked.product_id.encode())])
+    known = known_entry(KnownQuote(asked.product_id, quote["price"], microseconds(asked.event_time)))
+    remember_s = int(services.settings.topics.idempotency_days * DAY_S)
+    if not quote["degraded"]:
+        await services.store.execute(
+            [
+                ("SET", known_quote_key(asked.quote_id), known, "NX", "EX", remember_s),
+                ("SET", _answer_key(asked.quote_id), value, "EX", DAY_S),
+            ]
+        )
+    return Response(value, media_type=JSON)
+
+
+def _answer_key(quote_id: str) -> bytes:
+    """Redis key of a quote's answer, kept for a day's retries."""
+    return b"quote:" + quote_id.encode()

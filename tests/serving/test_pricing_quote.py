@@ -1,0 +1,288 @@
+"""Quotes by models whose demand is known."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.pricing import OUTCOME, PRICING, PRODUCT, QUOTE, event_values
+from features.state import Events, Floats, States, fold
+from infra.settings import Objective, PricingPolicy, Product
+from ingestion.events import Quote, QuoteRequest
+from serving.pricing import BASELINE, Known, Policy, quote
+from training.card import Card, Trained
+from training.demand import GRID, Doubt, kept
+
+RULES = PricingPolicy(
+    objective="margin",
+    growth_margin_floor=0.3,
+    min_margin_share=0.02,
+    price_step=0.1,
+    max_step_share=0.15,
+    candidate_low=0.6,
+    candidate_high=1.6,
+    candidates=101,
+    exploration_share=0.05,
+)
+POLICY = Policy(RULES, "v1")
+SHOES = Product(
+    product_id="p-1",
+    list_price=50.0,
+    unit_cost=20.0,
+    currency="EUR",
+    floor=25.0,
+    ceiling=80.0,
+    max_step=8.0,
+    category="shoes",
+)
+COLD = States.cold(PRODUCT, 1).columns
+PRICE = PRICING.names.index("price_to_list")
+DOUBT = Doubt((0.1,) * len(GRID), 0.2, lowest=0.7, highest=1.4, units_per_sale=2.0)
+
+
+class KnownDemand:
+    """Chance of purchase 0.3 × (price / list price)^elasticity, at most 0.95."""
+
+    def __init__(self, elasticity: float = -2.0, doubt: Doubt | None = DOUBT) -> None:
+        extra = {} if doubt is None else kept(doubt)
+        trained = Trained(0, 0, 0, 0)
+        self.card = Card("pricing", "fake", PRICING.names, PRICING.hash, trained, version="3", extra=extra)
+        self._elasticity = elasticity
+
+    def predict(self, matrix: Floats) -> Floats:
+        chance: Floats = np.minimum(0.3 * matrix[:, PRICE] ** self._elasticity, 0.95)
+        return chance
+
+    def contributions(self, matrix: Floats) -> Floats:
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    @property
+    def native(self) -> Any:
+        return None
+
+    def importance(self) -> dict[str, float]:
+        return {}
+
+
+class Numbers:
+    """Draws that are given in advance."""
+
+    def __init__(self, *numbers: float) -> None:
+        self._left = list(numbers)
+
+    def random(self) -> float:
+        return self._left.pop(0)
+
+
+def never() -> Numbers:
+    return Numbers(0.999, 0.5)
+
+
+def asked(objective: Objective | None = None, **context: float) -> QuoteRequest:
+    body: dict[str, Any] = {"quote_id": "q-1", "event_time": "2026-03-01T12:00:00Z", "product_id": "p-1"}
+    body |= {"segment": "web", "context": context, "objective": objective}
+    return QuoteRequest.model_validate_json(orjson.dumps(body))
+
+
+def shown(price: float, units: float = 1.0) -> Floats:
+    """State after a quote at a price and its outcome, an hour ago."""
+    now_us = int(asked().event_time.timestamp()) * 1_000_000 - 3_600_000_000
+    kind, times = np.array([QUOTE, OUTCOME]), np.array([now_us, now_us])
+    values = event_values(kind, np.array([price, price]), np.array([np.nan, units]), times)
+    states = States.cold(PRODUCT, 1)
+    fold(PRODUCT, states, Events(kind, times, np.zeros(2, np.int64), np.arange(2), values))
+    return states.columns
+
+
+def test_the_answer_has_what_the_contract_names() -> None:
+    answer = quote(
+        asked(inventory=12, competitor_price=60.0), Known(SHOES, COLD), KnownDemand(), POLICY, never()
+    )
+    contract = {
+        "quote_id", "price", "currency", "raw_price", "objective", "guardrails", "demand_curve", "elasticity",
+        "expected", "exploration", "propensity", "model", "policy_version", "degraded", "latency_ms",
+    }  # fmt: skip
+    event = {
+        "event_time", "product_id", "segment", "context", "list_price", "unit_cost", "features",
+    }  # fmt: skip
+    assert set(answer) == contract | event
+    assert set(answer["demand_curve"][0]) == {"price", "purchase_probability", "low", "high"}
+    assert set(answer["elasticity"]) == {"value", "low", "high"}
+    assert set(answer["expected"]) == {"units", "revenue", "margin"}
+    assert set(answer["latency_ms"]) == {"features", "model", "total"}
+    assert answer["model"] == {"name": "pricing", "version": "3", "alias": "champion"}
+    assert (answer["policy_version"], answer["degraded"], answer["currency"]) == ("v1", False, "EUR")
+
+
+def test_the_answer_is_an_event_that_the_worker_takes() -> None:
+    answer = quote(asked(inventory=12), Known(SHOES, COLD), KnownDemand(), POLICY, never())
+    event = Quote.model_validate_json(orjson.dumps(answer))
+    assert (event.price, event.list_price, event.unit_cost) == (answer["price"], 50.0, 20.0)
+    assert event.event_time == asked().event_time
+    assert event.context == {"inventory": 12.0}
+    assert event.model["version"] == "3"
+
+
+def test_the_price_earns_the_most_margin() -> None:
+    """At a constant elasticity of -2 the best price is twice the cost: 40."""
+    answer = quote(asked(), Known(SHOES, COLD), KnownDemand(), POLICY, never())
+    assert abs(answer["price"] - 40.0) <= 0.5
+    assert answer["exploration"] is False
+
+
+@pytest.mark.parametrize(("objective", "price"), [("margin", 60.0), ("revenue", 30.0), ("growth", 30.0)])
+def test_the_request_may_choose_the_objective(objective: Objective, price: float) -> None:
+    """At an elasticity of -1.5 margin wants three times the cost, the others the cheapest candidate."""
+    doubt = Doubt(DOUBT.log_odds, 0.2, lowest=0.63, highest=1.5, units_per_sale=1.0)
+    answer = quote(asked(objective), Known(SHOES, COLD), KnownDemand(-1.5, doubt), POLICY, never())
+    assert answer["objective"] == objective
+    assert abs(answer["price"] - price) <= 0.6
+
+
+def test_growth_keeps_its_margin() -> None:
+    dear = SHOES.model_copy(update={"unit_cost": 30.0})
+    answer = quote(asked("growth"), Known(dear, COLD), KnownDemand(), POLICY, never())
+    share = 1 - 30.0 / answer["price"]
+    assert 0.3 <= share < 0.32
+
+
+def test_what_is_expected_is_the_models_word_at_the_shown_price() -> None:
+    model = KnownDemand()
+    answer = quote(asked(), Known(SHOES, shown(45.0)), model, POLICY, never())
+    row = np.array([[answer["features"][name] for name in PRICING.names]])
+    units = float(model.predict(row)[0]) * DOUBT.units_per_sale
+    assert row[0, PRICE] == answer["price"] / 50.0, "the features are those of the shown price"
+    assert np.isclose(answer["expected"]["units"], units, atol=1e-6)
+    assert np.isclose(answer["expected"]["revenue"], units * answer["price"], atol=1e-5)
+    assert np.isclose(answer["expected"]["margin"], units * (answer["price"] - 20.0), atol=1e-5)
+
+
+def test_the_curve_tells_demand_and_its_elasticity() -> None:
+    answer = quote(asked(), Known(SHOES, COLD), KnownDemand(), POLICY, never())
+    curve = answer["demand_curve"]
+    assert [point["price"] for point in curve] == sorted(point["price"] for point in curve)
+    for point in curve:
+        expected = min(0.3 * (point["price"] / 50.0) ** -2.0, 0.95)
+        assert np.isclose(point["purchase_probability"], expected, atol=1e-5)
+        assert point["low"] < point["purchase_probability"] < point["high"]
+    assert np.isclose(answer["elasticity"]["value"], -2.0, atol=1e-4)
+    assert np.isclose(answer["elasticity"]["low"], -2.0 - 1.96 * 0.2, atol=1e-4)
+    assert np.isclose(answer["elasticity"]["high"], -2.0 + 1.96 * 0.2, atol=1e-4)
+
+
+def test_candidates_stay_near_prices_that_were_ever_shown() -> None:
+    curve = quote(asked(), Known(SHOES, COLD), KnownDemand(), POLICY, never())["demand_curve"]
+    assert np.isclose(curve[0]["price"], 50.0 * 0.7 / 1.05, atol=1e-4)
+    assert np.isclose(curve[-1]["price"], 50.0 * 1.4 * 1.05, atol=1e-4)
+
+
+def test_a_model_that_does_not_say_how_sure_it_is_has_no_band() -> None:
+    answer = quote(asked(), Known(SHOES, COLD), KnownDemand(doubt=None), POLICY, never())
+    told = orjson.loads(orjson.dumps(answer))
+    assert told["demand_curve"][0]["low"] is None
+    assert told["elasticity"] == {"value": -2.0, "low": None, "high": None}
+    assert told["demand_curve"][0]["price"] == 30.0, "the policy's whole range"
+
+
+def test_each_guardrail_that_moved_the_price_is_told_with_before_and_after() -> None:
+    answer = quote(asked(), Known(SHOES, shown(70.05)), KnownDemand(), POLICY, never())
+    (step, point) = answer["guardrails"]
+    assert (step["code"], step["after"]) == ("MAX_STEP", 62.05)
+    assert step["before"] == answer["raw_price"] < 41
+    assert point["code"] == "PRICE_POINT"
+    assert point["before"] == 62.05
+    assert point["after"] == answer["price"] == 62.1, "62.0 would be too large a step"
+
+
+def test_without_a_model_the_list_price() -> None:
+    answer = quote(asked(), Known(SHOES, shown(50.0, units=0.0)), None, POLICY, never())
+    assert (answer["price"], answer["raw_price"], answer["guardrails"]) == (50.0, 50.0, [])
+    assert answer["model"] == BASELINE
+    assert answer["demand_curve"] == []
+    assert answer["elasticity"] == {"value": None, "low": None, "high": None}
+    assert answer["expected"] == {"units": 0.0, "revenue": 0.0, "margin": 0.0}, "as of late nobody bought"
+
+
+def test_without_anything_known_nothing_is_expected() -> None:
+    answer = quote(asked(), Known(SHOES, COLD), None, POLICY, never())
+    assert answer["expected"] == {"units": None, "revenue": None, "margin": None}
+
+
+def test_the_list_price_is_explored_around_too() -> None:
+    answer = quote(asked(), Known(SHOES, shown(50.0)), None, POLICY, Numbers(0.0, 0.999))
+    assert (answer["exploration"], answer["price"]) == (True, 57.5)
+    assert 0 < answer["propensity"] < 0.05
+
+
+def test_without_the_store_the_list_price_and_no_experiment() -> None:
+    known = Known(SHOES, COLD, degraded=True)
+    answer = quote(asked(), known, KnownDemand(), POLICY, Numbers(0.0, 0.0))
+    assert (answer["price"], answer["degraded"], answer["exploration"]) == (50.0, True, False)
+    assert (answer["model"], answer["propensity"]) == (BASELINE, 1.0)
+
+
+def test_what_was_known_is_part_of_the_latency() -> None:
+    answer = quote(asked(), Known(SHOES, COLD, took_ms=7.5), KnownDemand(), POLICY, never())
+    assert answer["latency_ms"]["features"] == 7.5
+    assert answer["latency_ms"]["total"] >= 7.5 + answer["latency_ms"]["model"] - 1e-2
+
+
+def test_the_same_draws_give_the_same_price() -> None:
+    prices = {
+        quote(asked(), Known(SHOES, COLD), KnownDemand(), POLICY, random.Random("q-1"))["price"]
+        for _ in range(3)
+    }
+    assert len(prices) == 1
+
+
+money = st.floats(0.01, 1e6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(money, money, money),
+    st.floats(0, 1e6),
+    st.floats(0.1, 1e5),
+    st.none() | st.floats(0, 1e9),
+    st.dictionaries(
+        st.sampled_from(["inventory", "competitor_price", "hours_to_departure", "x"]), st.floats(-1e9, 1e9)
+    ),
+    st.sampled_from(["margin", "revenue", "growth", None]),
+    st.floats(-5, 0),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_whatever_comes_the_answer_is_whole_and_inside_the_rules(
+    prices: tuple[float, float, float],
+    cost: float,
+    step: float,
+    last: float | None,
+    context: dict[str, float],
+    objective: Objective | None,
+    elasticity: float,
+    degraded: bool,
+    seed: int,
+) -> None:
+    floor, list_price, ceiling = sorted(prices)
+    terms = {
+        "list_price": list_price,
+        "unit_cost": cost,
+        "floor": floor,
+        "ceiling": ceiling,
+        "max_step": step,
+    }
+    product = SHOES.model_copy(update=terms)
+    known = Known(product, COLD if last is None else shown(last), degraded)
+    answer = quote(asked(objective, **context), known, KnownDemand(elasticity), POLICY, random.Random(seed))
+    assert floor <= answer["price"] <= ceiling
+    event = Quote.model_validate_json(orjson.dumps(answer))
+    assert event.price == answer["price"]
+    assert 0 < answer["propensity"] <= 1

@@ -1,0 +1,259 @@
+"""Workers that are killed at any moment: every payment is decided once, and no state shows it."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+
+from features.fraud import CUSTOMER, TERMINAL, event_values
+from features.online import Codec
+from features.state import Entity, Events, States, codes_of, fold
+from ingestion.broker import Consumer
+from ingestion.simulators import wire
+from ingestion.simulators.columns import stack, take
+from ingestion.simulators.payments import PaymentLog, Payments, each_day
+from ingestion.simulators.population import Population
+from ingestion.topics import CUSTOMER_STREAM, DECISIONS, LABELS, TERMINAL_STREAM, TRANSACTIONS
+from serving.entity_stage import StreamBatch, read_batch
+from serving.processes import GROUP
+from tests.payments import same_bits
+from tests.servers import Servers, until
+
+pytestmark = pytest.mark.servers
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELLED = 5
+"""One in so many payments gets a label."""
+
+
+def test_a_worker_killed_ten_times(servers: Servers) -> None:
+    chance, log, kills = random.Random(1), simulated(50_000), 10
+    sent = at_work = 0
+    with Decided(servers) as decided, Worker(servers) as worker:
+        for piece in pieces(log, kills):
+            worker.start()
+            send(servers, piece)
+            decided.await_more(chance.randrange(1, 1_500), worker.assert_lives)
+            time.sleep(chance.uniform(0, 0.3))
+            worker.kill()
+            sent += len(piece)
+            at_work += decided.count() < sent
+            expel_all(servers)
+        worker.start()
+        decided.await_all(log, worker.assert_lives)
+        servers.settle()
+        decided.assert_each_once(log)
+    assert_states_follow_from_streams(servers)
+    assert at_work >= kills // 2, "most kills met a worker that had nothing to do; is a moment wrong?"
+
+
+def test_two_workers_killed_in_turn(servers: Servers) -> None:
+    """Whom the other's death makes fail may end too: it is started anew, as its supervisor does."""
+    chance, log, kills = random.Random(2), simulated(20_000), 4
+    with Decided(servers) as decided, Worker(servers) as one, Worker(servers) as other:
+        tend = Tend([one, other])
+        for number, piece in enumerate(pieces(log, kills)):
+            tend()
+            send(servers, piece)
+            decided.await_more(chance.randrange(1, 2_500), tend)
+            time.sleep(chance.uniform(0, 0.3))
+            (one, other)[number % 2].kill()
+        decided.await_all(log, tend)
+        servers.settle()
+        decided.assert_each_once(log)
+    assert_states_follow_from_streams(servers)
+
+
+def simulated(n: int) -> PaymentLog:
+    days, rows = [], 0
+    for day in each_day(Payments(seed=3, population=Population(customers=8_000, terminals=3_000)), days=60):
+        days.append(day)
+        rows += len(day)
+        if rows >= n:
+            return take(stack(days), slice(0, n))
+    raise AssertionError(f"60 days have {rows} payments")
+
+
+def pieces(log: PaymentLog, n: int) -> list[PaymentLog]:
+    """The first is half of all, so that a worker always has more to do than it does before it is killed."""
+    cuts = [0, *np.linspace(len(log) // 2, len(log), n).astype(int).tolist()]
+    return [take(log, slice(a, b)) for a, b in pairwise(cuts)]
+
+
+def send(servers: Servers, log: PaymentLog) -> None:
+    servers.send(TRANSACTIONS, wire.transactions(log))
+    servers.send(LABELS, wire.labels(take(log, slice(0, len(log), LABELLED))))
+
+
+class Worker:
+    """The real process, and the next one after its death."""
+
+    def __init__(self, servers: Servers) -> None:
+        addresses = {"KAFKA": servers.kafka, "REDIS": servers.redis, "MLFLOW": "http://127.0.0.1:1"}
+        named = {f"TOLLGATE_ADDRESSES__{name}": value for name, value in addresses.items()}
+        self._environment = {**os.environ, **named, "TOLLGATE_HOME": str(servers.home)}
+        self._log = servers.home.parent / f"worker-{id(self)}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def start(self) -> None:
+        with self._log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "infra.cli", "run", "worker"],
+                cwd=ROOT, env=self._environment, stdout=out, stderr=out,
+            )  # fmt: skip
+
+    def lives(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def assert_lives(self) -> None:
+        assert self.lives(), self._log.read_text()[-3_000:]
+
+    def kill(self) -> None:
+        """Signal 9: nothing is finished, closed or said."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+
+class Tend:
+    """Starts what is dead."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = workers
+
+    def __call__(self) -> None:
+        for worker in self._workers:
+            if not worker.lives():
+                worker.start()
+
+
+def expel_all(servers: Servers) -> None:
+    """Let the broker know of the death at once; its own 10 s of patience are the other test's."""
+    admin = KafkaAdminClient(bootstrap_servers=servers.kafka)
+    members = admin.describe_groups([GROUP])[GROUP]["members"]
+    if members:
+        admin.remove_group_members(GROUP, [MemberToRemove(each["member_id"]) for each in members])
+    admin.close()
+
+
+class Decided:
+    """Counts the decisions of each payment as they come."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._consumer = Consumer(servers.kafka, [DECISIONS], group=None)
+        self._times: Counter[str] = Counter()
+
+    def __enter__(self) -> "Decided":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def _read(self) -> None:
+        records = self._consumer.poll(wait_ms=10)
+        self._times.update(orjson.loads(record.value or b"")["transaction_id"] for record in records)
+
+    def count(self) -> int:
+        """Payments that are decided by now."""
+        self._read()
+        return len(self._times)
+
+    def await_more(self, n: int, meanwhile: Callable[[], None]) -> None:
+        self._read()
+        total = self._times.total() + n
+        self._await(lambda: self._times.total() >= total, meanwhile)
+
+    def await_all(self, log: PaymentLog, meanwhile: Callable[[], None]) -> None:
+        self._await(lambda: len(self._times) >= len(log), meanwhile)
+
+    def _await(self, there: Callable[[], bool], meanwhile: Callable[[], None]) -> None:
+        def reached() -> bool:
+            meanwhile()
+            self._read()
+            return there()
+
+        until(reached, limit_s=120, pause_s=0)
+
+    def assert_each_once(self, log: PaymentLog) -> None:
+        while self._consumer.lag() and any(self._consumer.lag().values()):
+            self._read()
+        self._read()
+        assert self._times.keys() == set(log.transaction_id.tolist())
+        again = {name: n for name, n in self._times.items() if n > 1}
+        assert not again, f"{len(again)} payments were decided more than once: {list(again.items())[:5]}"
+
+
+def assert_states_follow_from_streams(servers: Servers) -> int:
+    """What Valkey has is, to the last bit, what the streams say; gives how often they say something again."""
+    copies = 0
+    for entity, topic, first_copies in (
+        (CUSTOMER, CUSTOMER_STREAM, by_identity),
+        (TERMINAL, TERMINAL_STREAM, by_rising_place),
+    ):
+        arrived = read_stream(servers, topic)
+        batch = arrived.take(first_copies(arrived))
+        copies += len(arrived) - len(batch)
+        ids, expected = folded(entity, batch)
+        codec = Codec(entity)
+        online = codec.decode(servers.store().execute([codec.read(each) for each in ids]))
+        assert online.position.tolist() == expected.position.tolist()
+        assert online.stamp_us.tolist() == expected.stamp_us.tolist()
+        assert same_bits(online.columns, expected.columns)
+    return copies
+
+
+def read_stream(servers: Servers, topic: str) -> StreamBatch:
+    return read_batch(sorted(servers.records(topic), key=lambda record: (record.partition, record.offset)))
+
+
+def by_identity(batch: StreamBatch) -> list[int]:
+    """Each payment and each label once."""
+    names = zip(*(batch.strings(name) for name in ("transaction_id", "source", "label")), strict=True)
+    first: dict[tuple[str, ...], int] = {}
+    for row, name in enumerate(names):
+        first.setdefault(name, row)
+    return list(first.values())
+
+
+def by_rising_place(batch: StreamBatch) -> list[int]:
+    """What comes again has a place in its customer stream that was passed."""
+    reached: dict[tuple[int, int], int] = {}
+    keep: list[int] = []
+    origins = zip(
+        batch.integers("customer_partition").tolist(),
+        batch.integers("customer_position").tolist(),
+        strict=True,
+    )
+    for row, (ours, (theirs, position)) in enumerate(zip(batch.partition.tolist(), origins, strict=True)):
+        if position > reached.get((ours, theirs), -1):
+            reached[ours, theirs] = position
+            keep.append(row)
+    return keep
+
+
+def folded(entity: Entity, batch: StreamBatch) -> tuple[list[str], States]:
+    kind, time_us = batch.integers("kind"), batch.integers("event_time_us")
+    values = event_values(kind, batch.numbers("amount"), batch.strings("label"), time_us)
+    codes, ids = codes_of(batch.strings(entity.key))
+    states = States.cold(entity, len(ids))
+    fold(entity, states, Events(kind, time_us, codes, batch.position, values))
+    return ids, states
