@@ -138,7 +138,7 @@ class Producer:
     ) -> Any:
         try:
             return self._kafka.send(
-                topic, value=value or b"", key=key, headers=list(headers), partition=partition
+                topic, value=value, key=key, headers=list(headers), partition=partition
             )
         except KafkaError as error:
             raise BrokerError(f"could not send to topic {topic}: {error}") from error

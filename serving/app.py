@@ -19,6 +19,7 @@ from serving.fraud import FraudDecider
 from serving.measures import ApiMeasures, ModelMeasures
 from serving.pricing import Policy
 from serving.publisher import Publisher
+from serving.scoring import Scoring
 from serving.services import Services
 from training.champions import Champions
 from training.tracking import Registry
@@ -60,14 +61,16 @@ def build(settings: Settings, measures: ApiMeasures, models: ModelMeasures) -> S
     champions, registry = Champions(settings.home), Registry(settings.addresses.mlflow)
     watch = ChampionsWatch(champions, registry, FEATURE_SETS, models.swapped)
     store = AsyncConnection(settings.addresses.redis)
+    publisher = Publisher(Producer(settings.addresses.kafka, LINGER_MS, max_block_ms=500))
+    decider = FraudDecider(watch, settings.fraud, policy_version(settings.fraud))
     return Services(
         settings=settings,
         store=store,
-        publisher=Publisher(Producer(settings.addresses.kafka, LINGER_MS, max_block_ms=500)),
+        publisher=publisher,
         models=watch,
         champions=champions,
         registry=registry,
-        fraud=FraudDecider(watch, settings.fraud, policy_version(settings.fraud)),
+        scoring=Scoring(store, publisher, decider, measures),
         pricing=Policy(settings.pricing, policy_version(settings.pricing)),
         catalogue=Catalogue(store),
         measures=measures,

@@ -6,23 +6,18 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from features.connection import StoreError, type_of_command
-from features.fraud import CUSTOMER, FRAUD, TERMINAL, request_columns
-from features.online import Codec
-from features.state import MICROSECONDS, Floats, States
+from features.state import MICROSECONDS
 from ingestion.events import MAX_AHEAD_US, Label, Transaction, event_time, microseconds, reason
-from ingestion.topics import LABELS, TRANSACTIONS
+from ingestion.topics import LABELS
 from serving.decision_log import PENDING, decision_key
-from serving.measures import ApiMeasures
 from serving.problems import Problem
-from serving.router import DECISION_HEADER
-from serving.services import Services, UsesServices
+from serving.scoring import outgoing
+from serving.services import UsesServices
 from serving.stage import Outgoing
 
 MOST_AT_ONCE = 1_000
@@ -30,8 +25,6 @@ JSON = "application/json"
 E = TypeVar("E", bound=BaseModel)
 
 router = APIRouter(prefix="/v1", tags=["fraud"])
-
-_customers, _terminals = Codec(CUSTOMER), Codec(TERMINAL)
 
 
 def body_of(model: type[BaseModel], many: bool = False) -> dict[str, Any]:
@@ -58,7 +51,7 @@ def answer(content: Any, status: int = HTTPStatus.OK) -> Response:
 async def post_transactions(request: Request, services: UsesServices) -> Response:
     """Take one transaction or at most 1,000; 202 once Kafka has acknowledged all of them."""
     events = parse_many(await request.body(), Transaction)
-    await services.publisher.publish([_transaction(event) for event in events])
+    await services.publisher.publish([outgoing(event) for event in events])
     return answer({"accepted": len(events)}, HTTPStatus.ACCEPTED)
 
 
@@ -73,19 +66,16 @@ async def post_labels(request: Request, services: UsesServices) -> Response:
 @router.post("/fraud/score", openapi_extra=body_of(Transaction))
 async def post_score(request: Request, services: UsesServices, dry_run: bool = False) -> Response:
     """Decide one transaction, and publish it with its decision; with `dry_run` nothing is published."""
-    start = time.perf_counter()
     event = Transaction.model_validate_json(await request.body())
     refuse_future([event])
-    services.measures.stages("score", {"parse": time.perf_counter() - start})
-    (decision,) = await _decide(services, [event], dry_run)
-    return Response(decision, media_type=JSON)
+    return Response(await services.scoring.score(event, dry_run), media_type=JSON)
 
 
 @router.post("/fraud/score/batch", openapi_extra=body_of(Transaction, many=True))
 async def post_score_batch(request: Request, services: UsesServices, dry_run: bool = False) -> Response:
     """Decide at most 1,000 transactions; each on what was known before the call."""
     events = parse_many(await request.body(), Transaction)
-    decisions = await _decide(services, events, dry_run)
+    decisions = await services.scoring.decide(events, dry_run)
     return Response(b"[" + b",".join(decisions) + b"]", media_type=JSON)
 
 
@@ -173,80 +163,5 @@ def refuse_future(events: Sequence[BaseModel]) -> None:
             )
 
 
-async def _decide(services: Services, events: Sequence[Transaction], dry_run: bool) -> list[bytes]:
-    """JSON of each decision: the one there was before, or a new one, which is published."""
-    start = time.perf_counter()
-    states, known, degraded = await _look_up(services, events)
-    fresh = [i for i, value in enumerate(known) if value is None or dry_run]
-    decided = {i: value for i, value in enumerate(known) if value is not None}
-    if fresh:
-        asked = [events[i] for i in fresh]
-        matrix = _matrix(asked, {name: rows[fresh] for name, rows in states.items()})
-        features_ms = (time.perf_counter() - start) * 1e3
-        decisions = services.fraud.decide([_payment(each) for each in asked], matrix, features_ms, degraded)
-        _measure(services.measures, decisions)
-        values = [orjson.dumps(each) for each in decisions]
-        if not dry_run:
-            await _publish(services, asked, values)
-        decided |= dict(zip(fresh, values, strict=True))
-    return [decided[i] for i in range(len(events))]
-
-
-async def _look_up(
-    services: Services, events: Sequence[Transaction]
-) -> tuple[dict[str, Floats], list[bytes | None], bool]:
-    """States before each event and earlier decisions, in one round trip; cold states if no answer comes."""
-    n = len(events)
-    commands: list[type_of_command] = [
-        *(_customers.read(event.customer_id) for event in events),
-        *(_terminals.read(event.terminal_id) for event in events),
-        *(("GET", decision_key(event.transaction_id)) for event in events),
-    ]
-    try:
-        replies = await services.store.execute(commands)
-    except StoreError:
-        cold = {entity.name: States.cold(entity, n).columns for entity in (CUSTOMER, TERMINAL)}
-        return cold, [None] * n, True
-    states = {
-        CUSTOMER.name: _customers.decode(replies[:n]).columns,
-        TERMINAL.name: _terminals.decode(replies[n : 2 * n]).columns,
-    }
-    return states, replies[2 * n :], False
-
-
-def _matrix(events: Sequence[Transaction], states: dict[str, Floats]) -> Floats:
-    amount = np.array([event.amount for event in events])
-    at_s = np.array([microseconds(event.event_time) for event in events], np.int64) / MICROSECONDS
-    return FRAUD.matrix(states, request_columns(amount, [event.channel for event in events]), at_s)
-
-
-def _payment(event: Transaction) -> dict[str, Any]:
-    fields: dict[str, Any] = event.__dict__ | {"event_time_us": microseconds(event.event_time)}
-    return fields
-
-
-async def _publish(services: Services, events: Sequence[Transaction], decisions: Sequence[bytes]) -> None:
-    """One record for transaction and decision, so that neither is ever there without the other."""
-    start = time.perf_counter()
-    records = [
-        _transaction(event, [(DECISION_HEADER, value)])
-        for event, value in zip(events, decisions, strict=True)
-    ]
-    await services.publisher.publish(records)
-    services.measures.stages("score", {"publish": time.perf_counter() - start})
-
-
-def _transaction(event: Transaction, headers: Sequence[tuple[str, bytes]] = ()) -> Outgoing:
-    value = event.model_dump_json(exclude_unset=True).encode()
-    return Outgoing(TRANSACTIONS, value, event.customer_id.encode(), headers)
-
-
 def _label(event: Label) -> Outgoing:
     return Outgoing(LABELS, event.model_dump_json().encode(), event.transaction_id.encode())
-
-
-def _measure(measures: ApiMeasures, decisions: Sequence[dict[str, Any]]) -> None:
-    latency = decisions[0]["latency_ms"]
-    measures.stages("score", {stage: latency[stage] / 1e3 for stage in ("features", "model")})
-    for decision in decisions:
-        measures.decided(decision["decision"], decision["degraded"])

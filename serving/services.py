@@ -9,10 +9,10 @@ from features.connection import AsyncConnection
 from infra.settings import Settings
 from serving.catalogue import Catalogue
 from serving.champions_watch import ChampionsWatch
-from serving.fraud import FraudDecider
 from serving.measures import ApiMeasures
 from serving.pricing import Policy
 from serving.publisher import Publisher
+from serving.scoring import Scoring
 from training.champions import Champions
 from training.tracking import Registry
 
@@ -27,7 +27,7 @@ class Services:
     models: ChampionsWatch
     champions: Champions
     registry: Registry
-    fraud: FraudDecider
+    scoring: Scoring
     pricing: Policy
     catalogue: Catalogue
     measures: ApiMeasures
