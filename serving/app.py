@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -30,8 +30,8 @@ LINGER_MS = 3
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application over the settings' addresses; it connects when it starts."""
+def create_app(settings: Settings, settled: Callable[[], None] = lambda: None) -> FastAPI:
+    """The application over the settings' addresses; it connects when it starts, and calls `settled` then."""
     metrics = CollectorRegistry()
     measures = ApiMeasures(metrics)
 
@@ -41,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         services.models.start()
         seeding = asyncio.create_task(_seed(services))
         app.state.services = services
+        settled()
         yield
         seeding.cancel()
         services.models.stop()

@@ -15,13 +15,21 @@ from features.state import MICROSECONDS
 from ingestion.events import MAX_AHEAD_US, Label, Transaction, event_time, microseconds, reason
 from ingestion.topics import LABELS
 from serving.decision_log import PENDING, decision_key
+from serving.direct_route import DirectRoute
 from serving.problems import Problem
 from serving.scoring import outgoing
-from serving.services import UsesServices
+from serving.services import Services, UsesServices
 from serving.stage import Outgoing
 
 MOST_AT_ONCE = 1_000
 JSON = "application/json"
+DRY_RUN = {
+    "name": "dry_run",
+    "in": "query",
+    "schema": {"type": "boolean", "default": False, "title": "Dry Run"},
+    "description": "Publish nothing.",
+}
+"""OpenAPI's description of the parameter of a call that the framework does not read for us."""
 E = TypeVar("E", bound=BaseModel)
 
 router = APIRouter(prefix="/v1", tags=["fraud"])
@@ -47,6 +55,30 @@ def answer(content: Any, status: int = HTTPStatus.OK) -> Response:
     return Response(orjson.dumps(content), status, media_type=JSON)
 
 
+async def post_score(request: Request) -> Response:
+    """Decide one transaction, and publish it with its decision; with `dry_run` nothing is published."""
+    services: Services = request.app.state.services
+    event = Transaction.model_validate_json(await request.body())
+    refuse_future([event])
+    return Response(await services.scoring.score(event, _dry_run(request)), media_type=JSON)
+
+
+def _dry_run(request: Request) -> bool:
+    value = request.query_params.get("dry_run", "false").lower()
+    if value not in ("true", "false"):
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"dry_run: expected true or false, came {value!r}")
+    return value == "true"
+
+
+router.add_api_route(
+    "/fraud/score",
+    post_score,
+    methods=["POST"],
+    route_class_override=DirectRoute,
+    openapi_extra=body_of(Transaction) | {"parameters": [DRY_RUN]},
+)
+
+
 @router.post("/transactions", status_code=HTTPStatus.ACCEPTED, openapi_extra=body_of(Transaction, many=True))
 async def post_transactions(request: Request, services: UsesServices) -> Response:
     """Take one transaction or at most 1,000; 202 once Kafka has acknowledged all of them."""
@@ -61,14 +93,6 @@ async def post_labels(request: Request, services: UsesServices) -> Response:
     events = parse_many(await request.body(), Label)
     await services.publisher.publish([_label(event) for event in events])
     return answer({"accepted": len(events)}, HTTPStatus.ACCEPTED)
-
-
-@router.post("/fraud/score", openapi_extra=body_of(Transaction))
-async def post_score(request: Request, services: UsesServices, dry_run: bool = False) -> Response:
-    """Decide one transaction, and publish it with its decision; with `dry_run` nothing is published."""
-    event = Transaction.model_validate_json(await request.body())
-    refuse_future([event])
-    return Response(await services.scoring.score(event, dry_run), media_type=JSON)
 
 
 @router.post("/fraud/score/batch", openapi_extra=body_of(Transaction, many=True))
