@@ -9,17 +9,21 @@ four little-endian bytes holds a `ValueProto`; field `_ts:view` holds the state'
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
+from typing import cast
 
 import mmh3
 import numpy as np
 
-from features.state import MICROSECONDS, NEVER_FOLDED, Entity, States
+from features.state import MICROSECONDS, NEVER_FOLDED, Entity, Floats, States
 from features.store import POSITION, PROJECT
 
 _STRING_TYPE = 2
 _DOUBLE_TAG = b"\x29"
+_DOUBLE = np.dtype([("tag", "u1"), ("value", "<f8")])
+"""A `ValueProto` that holds a double."""
 _INT64_TAG = b"\x20"
 _SECONDS_TAG, _NANOS_TAG = b"\x08", b"\x10"
 
@@ -146,25 +150,29 @@ class Codec:
         return b"".join((self._read_head, _bulk(entity_key(self.entity, value)), self._read_tail))
 
     def decode(self, replies: Sequence[Sequence[bytes | None]]) -> States:
-        """States from the replies to `read`, cold where nothing is stored.
+        """States from the replies to `read`, cold where nothing is stored."""
+        states = replace(States.cold(self.entity, len(replies)), columns=self.columns(replies))
+        for i, (*_, position, stamp) in enumerate(replies):
+            if stamp is not None:
+                states.position[i] = _number(position, 1)[0] if position else NEVER_FOLDED
+                states.stamp_us[i] = decode_stamp(stamp)
+        return states
+
+    def columns(self, replies: Sequence[Sequence[bytes | None]]) -> Floats:
+        """Columns of the states in the replies to `read`, shape (n, columns), cold where nothing is stored.
 
         A column that is not stored (written before the column was defined) starts cold too.
         """
-        states = States.cold(self.entity, len(replies))
-        for i, reply in enumerate(replies):
-            if reply[-1] is not None:
-                self._decode_row(states, i, reply)
-        return states
-
-    def _decode_row(self, states: States, i: int, reply: Sequence[bytes | None]) -> None:
-        *columns, position, stamp = reply
-        if all(columns):
-            states.columns[i] = np.frombuffer(b"".join(value[1:] for value in columns if value), "<f8")
-        else:
-            for c, value in _given(columns):
-                states.columns[i, c] = struct.unpack_from("<d", value, 1)[0]
-        states.position[i] = _number(position, 1)[0] if position else NEVER_FOLDED
-        states.stamp_us[i] = decode_stamp(stamp) if stamp else 0
+        columns = self.entity.cold(len(replies))
+        whole = [i for i, reply in enumerate(replies) if None not in reply]
+        values = cast(list[Sequence[bytes]], [replies[i][:-2] for i in whole])
+        if whole:
+            packed = np.frombuffer(b"".join(chain.from_iterable(values)), _DOUBLE)
+            columns[whole] = packed["value"].reshape(len(whole), -1)
+        for i in set(range(len(replies))).difference(whole):
+            for c, value in _given(replies[i][:-2]):
+                columns[i, c] = struct.unpack_from("<d", value, 1)[0]
+        return columns
 
 
 def _given(values: Sequence[bytes | None]) -> Iterator[tuple[int, bytes]]:

@@ -140,10 +140,14 @@ class Entity:
 
     def cold(self, n: int) -> Floats:
         """`n` states of entities never seen, shape (n, columns)."""
-        states = np.zeros((n, len(self.columns)))
-        states[:, 0] = np.nan
-        states[:, self.program[0] == _LATEST] = np.nan
-        return states
+        return np.repeat(self._cold, n, axis=0)
+
+    @cached_property
+    def _cold(self) -> Floats:
+        row = np.zeros((1, len(self.columns)))
+        row[:, 0] = np.nan
+        row[:, self.program[0] == _LATEST] = np.nan
+        return row
 
 
 def _block_widths(aggregate: Decayed | Latest) -> list[tuple[str, int]]:

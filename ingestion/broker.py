@@ -137,9 +137,7 @@ class Producer:
         partition: int | None,
     ) -> Any:
         try:
-            return self._kafka.send(
-                topic, value=value, key=key, headers=list(headers), partition=partition
-            )
+            return self._kafka.send(topic, value=value, key=key, headers=list(headers), partition=partition)
         except KafkaError as error:
             raise BrokerError(f"could not send to topic {topic}: {error}") from error
 

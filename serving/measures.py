@@ -1,6 +1,7 @@
 """Prometheus metrics of the API and the worker, built once a process from the names in `infra.metrics`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -10,6 +11,8 @@ from serving.champions_watch import Swap
 from serving.stage import Work
 from serving.worker import Timings, Watcher
 
+M = TypeVar("M", Counter, Histogram)
+
 
 def _counter(metric: metrics.Metric, registry: CollectorRegistry) -> Counter:
     return Counter(*metric.arguments, registry=registry)
@@ -17,6 +20,20 @@ def _counter(metric: metrics.Metric, registry: CollectorRegistry) -> Counter:
 
 def _histogram(metric: metrics.Metric, registry: CollectorRegistry) -> Histogram:
     return Histogram(*metric.arguments, buckets=metric.buckets, registry=registry)
+
+
+class _Labelled(Generic[M]):
+    """A metric's children by their labels: `labels` of the library checks and locks at every call."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def __call__(self, *labels: str) -> M:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._metric.labels(*labels)
+        return child
 
 
 class ModelMeasures:
@@ -41,34 +58,34 @@ class ApiMeasures:
     """Requests, their stages, and what was decided."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = _counter(metrics.API_REQUESTS, registry)
-        self._seconds = _histogram(metrics.API_SECONDS, registry)
-        self._stages = _histogram(metrics.API_STAGE_SECONDS, registry)
-        self._decisions = _counter(metrics.DECISIONS, registry)
-        self._quotes = _counter(metrics.QUOTES, registry)
-        self._degraded = _counter(metrics.DEGRADED, registry)
+        self._requests = _Labelled(_counter(metrics.API_REQUESTS, registry))
+        self._seconds = _Labelled(_histogram(metrics.API_SECONDS, registry))
+        self._stages = _Labelled(_histogram(metrics.API_STAGE_SECONDS, registry))
+        self._decisions = _Labelled(_counter(metrics.DECISIONS, registry))
+        self._quotes = _Labelled(_counter(metrics.QUOTES, registry))
+        self._degraded = _Labelled(_counter(metrics.DEGRADED, registry))
 
     def answered(self, call: str, status: int, seconds: float) -> None:
         """A request is done."""
-        self._requests.labels(call, str(status)).inc()
-        self._seconds.labels(call).observe(seconds)
+        self._requests(call, str(status)).inc()
+        self._seconds(call).observe(seconds)
 
     def stages(self, call: str, seconds: Mapping[str, float]) -> None:
         """Where an answer's time went."""
         for stage, spent in seconds.items():
-            self._stages.labels(call, stage).observe(spent)
+            self._stages(call, stage).observe(spent)
 
     def decided(self, decision: str, degraded: bool) -> None:
         """A fraud decision was given."""
-        self._decisions.labels(decision, "http").inc()
+        self._decisions(decision, "http").inc()
         if degraded:
-            self._degraded.labels("fraud", "store").inc()
+            self._degraded("fraud", "store").inc()
 
     def quoted(self, objective: str, exploration: bool, degraded: bool) -> None:
         """A price was given."""
-        self._quotes.labels(objective, str(exploration).lower()).inc()
+        self._quotes(objective, str(exploration).lower()).inc()
         if degraded:
-            self._degraded.labels("pricing", "store").inc()
+            self._degraded("pricing", "store").inc()
 
 
 class WorkerMeasures(Watcher):

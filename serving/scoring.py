@@ -11,7 +11,7 @@ import orjson
 from features.connection import AsyncConnection, StoreError, type_of_command
 from features.fraud import CUSTOMER, FRAUD, TERMINAL, request_columns
 from features.online import Codec
-from features.state import MICROSECONDS, Floats, States
+from features.state import MICROSECONDS, Floats
 from ingestion.events import Transaction, microseconds
 from ingestion.topics import TRANSACTIONS
 from serving.decision_log import decision_key
@@ -74,11 +74,11 @@ class Scoring:
         try:
             replies = await self._store.execute(commands)
         except StoreError:
-            cold = {entity.name: States.cold(entity, n).columns for entity in (CUSTOMER, TERMINAL)}
+            cold = {entity.name: entity.cold(n) for entity in (CUSTOMER, TERMINAL)}
             return cold, [None] * n, True
         states = {
-            CUSTOMER.name: self._customers.decode(replies[:n]).columns,
-            TERMINAL.name: self._terminals.decode(replies[n : 2 * n]).columns,
+            CUSTOMER.name: self._customers.columns(replies[:n]),
+            TERMINAL.name: self._terminals.columns(replies[n : 2 * n]),
         }
         return states, replies[2 * n :], False
 

@@ -43,7 +43,7 @@ from training.tracking import Registry
 PAST_DAYS = 60
 CONNECTIONS = 32
 PATH = "/v1/fraud/score"
-CONTENDERS = {"floor": 3_000, "tollgate": 3_000, "tutorial": 200}
+CONTENDERS = {"floor": 10_000, "tollgate": 5_000, "tutorial": 300}
 """Requests in a round: so many that each takes a second or more."""
 
 
