@@ -8,12 +8,15 @@ loop, so that requests at the same time share round trips. Both speak through th
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from socket import socket as Socket  # noqa: N812 – a type here
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import hiredis
 from redis import Redis
 from redis.exceptions import RedisError
+
+READ_BYTES = 256 * 1024
 
 type_of_command = bytes | tuple[bytes | str | int | float, ...]
 
@@ -31,28 +34,49 @@ def pack(command: type_of_command) -> bytes:
 
 
 class Connection:
-    """A connection of its own; reconnects when it was lost."""
+    """A connection of its own; reconnects when it was lost.
+
+    `redis` connects and signs in; then we speak on its socket ourselves, because its own way of reading costs
+    10 µs a reply.
+    """
 
     def __init__(self, url: str) -> None:
         self._redis = Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
         self._connection: Any = None
+        self._reader = hiredis.Reader()
 
     def execute(self, commands: Sequence[type_of_command]) -> list[Any]:
         """Replies in the order of the commands. Raises StoreError if one failed or the store is away."""
         if not commands:
             return []
         try:
-            connection = self._connected()
-            connection.send_packed_command([b"".join(map(pack, commands))])
-            return [connection.read_response() for _ in commands]
-        except (RedisError, OSError) as error:
+            socket = self._connected()
+            socket.sendall(b"".join(map(pack, commands)))
+            replies = self._read(socket, len(commands))
+        except (RedisError, hiredis.HiredisError, OSError) as error:
             self.close()
             raise StoreError(f"Redis failed: {error}") from error
+        refuse_errors(replies)
+        return replies
 
-    def _connected(self) -> Any:
+    def _read(self, socket: Socket, count: int) -> list[Any]:
+        replies: list[Any] = []
+        while len(replies) < count:
+            reply = self._reader.gets()
+            if reply is not False:
+                replies.append(reply)
+            elif data := socket.recv(READ_BYTES):
+                self._reader.feed(data)
+            else:
+                raise ConnectionResetError("Redis closed the connection")
+        return replies
+
+    def _connected(self) -> Socket:
         if self._connection is None:
             self._connection = self._redis.connection_pool.get_connection()
-        return self._connection
+            self._reader = hiredis.Reader()
+        socket: Socket = self._connection._sock
+        return socket
 
     def close(self) -> None:
         """Disconnect; the next command connects again."""
@@ -60,6 +84,13 @@ class Connection:
             self._connection.disconnect()
             self._redis.connection_pool.release(self._connection)
             self._connection = None
+
+
+def refuse_errors(replies: Sequence[Any]) -> None:
+    """Raise StoreError for the first reply that is an error."""
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError):
+            raise StoreError(f"Redis refused a command: {reply}")
 
 
 class _Pipe(asyncio.Protocol):
@@ -129,9 +160,7 @@ class AsyncConnection:
                 replies = await pipe.ask(b"".join(map(pack, commands)), len(commands))
         except (OSError, TimeoutError) as error:
             raise StoreError(f"Redis did not answer: {error!r}") from error
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                raise StoreError(f"Redis refused a command: {reply}")
+        refuse_errors(replies)
         return replies
 
     async def _connect(self) -> _Pipe:

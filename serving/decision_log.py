@@ -5,10 +5,9 @@ partition reads there which payments were decided already, so a crash between th
 nothing twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-import orjson
 from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
 from features.connection import type_of_command
@@ -59,9 +58,8 @@ def outgoing(value: bytes, customer_id: str, customer_partition: int, place: Pla
     return Outgoing(DECISIONS, value, customer_id.encode(), headers, customer_partition)
 
 
-def keeping(value: bytes, ttl_s: int) -> list[type_of_command]:
-    """Commands that keep a decision, and queue it if it is to be reviewed."""
-    decision: dict[str, Any] = orjson.loads(value)
+def keeping(decision: Mapping[str, Any], value: bytes, ttl_s: int) -> list[type_of_command]:
+    """Commands that keep a decision, whose JSON is `value`, and queue it if it is to be reviewed."""
     name = decision["transaction_id"]
     commands: list[type_of_command] = [("SET", decision_key(name), value, "EX", ttl_s)]
     if decision["decision"] == "review":
@@ -69,7 +67,7 @@ def keeping(value: bytes, ttl_s: int) -> list[type_of_command]:
     return commands
 
 
-def expected_loss(decision: dict[str, Any]) -> float:
+def expected_loss(decision: Mapping[str, Any]) -> float:
     """What approving would cost on average, in money: the order of the review queue."""
     return float(decision["expected_cost"]["approve"])
 

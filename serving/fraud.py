@@ -3,15 +3,17 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
 from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 
 from features.fraud import FRAUD
-from features.state import MICROSECONDS, Floats
+from features.state import Floats
 from infra.settings import FraudPolicy
+from ingestion.events import EPOCH
 from serving.reasons import reasons_of
 from training.fraud_policy import (
     APPROVE,
@@ -28,8 +30,11 @@ from training.models import Scorer
 
 BASELINE = {"name": "baseline", "version": "rules", "alias": "champion"}
 
+PAYMENT_FIELDS = ("transaction_id", "event_time_us", "customer_id", "terminal_id", "amount", "currency")
+"""What of a transaction goes into the decision on it; its time is in microseconds since 1970 UTC."""
+
 type_of_payment = Mapping[str, Any]
-"""Fields of a transaction, with `event_time_us` for its time."""
+"""`PAYMENT_FIELDS` of a transaction."""
 
 
 class Current(Protocol):
@@ -64,6 +69,7 @@ class FraudDecider:
         self._policy = policy
         self._policy_version = policy_version
         self._rules: Rules = rules_over(FRAUD.names, policy.rules)
+        self._no_hits = [{"name": name, "outcome": "no_hit"} for name in self._rules.names]
 
     def decide(
         self,
@@ -89,10 +95,16 @@ class FraudDecider:
             "model": round(model_ms / len(payments), 3),
             "total": round(features_ms + model_ms, 3),
         }
-        rows, unknown = matrix.tolist(), np.isnan(matrix).tolist()
+        rows, missing = matrix.tolist(), _missing(matrix)
+        shared = {
+            "model": judged.model,
+            "policy_version": self._policy_version,
+            "control_group": False,
+            "degraded": degraded,
+            "latency_ms": latency,
+        }
         return [
-            self._decision(payment, judged, i, rows[i], unknown[i])
-            | {"degraded": degraded, "latency_ms": latency}
+            self._decision(payment, judged, i, rows[i], missing[i]) | shared
             for i, payment in enumerate(payments)
         ]
 
@@ -119,7 +131,7 @@ class FraudDecider:
         judged: _Judged,
         i: int,
         values: Sequence[float],
-        unknown: Sequence[bool],
+        missing: Sequence[str],
     ) -> dict[str, Any]:
         contributions = judged.contributions.get(i)
         return {
@@ -129,21 +141,38 @@ class FraudDecider:
             "risk_score": int(judged.risk[i]),
             "expected_cost": dict(zip(DECISIONS, judged.costs[i], strict=True)),
             "reasons": [] if contributions is None else reasons_of(values, contributions),
-            "rules": [
-                {"name": name, "outcome": "hit" if hit else "no_hit"}
-                for name, hit in zip(self._rules.names, judged.hits[i], strict=True)
-            ],
-            "model": judged.model,
-            "policy_version": self._policy_version,
-            "control_group": False,
-            "missing_features": list(compress(FRAUD.names, unknown)),
-            "event_time": _rfc3339(payment["event_time_us"]),
+            "rules": self._outcomes(judged.hits[i]),
+            "missing_features": missing,
+            "event_time": EPOCH + timedelta(microseconds=payment["event_time_us"]),
             "customer_id": payment["customer_id"],
             "terminal_id": payment["terminal_id"],
             "amount": payment["amount"],
             "currency": payment["currency"],
             "features": dict(zip(FRAUD.names, values, strict=True)),
         }
+
+    def _outcomes(self, hits: Sequence[bool]) -> list[dict[str, str]]:
+        """What each rule said."""
+        if True not in hits:
+            return self._no_hits
+        return [
+            {"name": name, "outcome": "hit" if hit else "no_hit"}
+            for name, hit in zip(self._rules.names, hits, strict=True)
+        ]
+
+
+def encoded(decision: Mapping[str, Any]) -> bytes:
+    """A decision as JSON; NaN becomes null."""
+    return orjson.dumps(decision, option=orjson.OPT_UTC_Z)
+
+
+def _missing(matrix: Floats) -> list[list[str]]:
+    """Names of the features that are not known (NaN), by row."""
+    missing: list[list[str]] = [[] for _ in matrix]
+    unknown = np.isnan(matrix)
+    for i in np.flatnonzero(unknown.any(axis=1)).tolist():
+        missing[i] = list(compress(FRAUD.names, unknown[i]))
+    return missing
 
 
 def _described(model: Scorer | None) -> Mapping[str, str]:
@@ -158,8 +187,3 @@ def _contributions(model: Scorer | None, matrix: Floats, codes: Codes) -> dict[i
     if model is None or not len(asked):
         return {}
     return dict(zip(asked.tolist(), model.contributions(matrix[asked]), strict=True))
-
-
-def _rfc3339(time_us: int) -> str:
-    moment = datetime.fromtimestamp(time_us // MICROSECONDS, UTC).replace(microsecond=time_us % MICROSECONDS)
-    return moment.isoformat().replace("+00:00", "Z")

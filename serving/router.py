@@ -196,23 +196,21 @@ class Router:
 
     def _route_payments(self, due: Sequence[Arrived], work: Work) -> None:
         paid = {
-            each.event.transaction_id: each.event
+            known_transaction_key(each.event.transaction_id): _known_payment(each.event, each.time_us)
             for each in reversed(due)
             if isinstance(each.event, Transaction)
         }
         labels = [each.event for each in due if isinstance(each.event, Label)]
-        known = {known_transaction_key(name): _known_payment(each) for name, each in paid.items()}
-        known |= {key: read_transaction(entry) for key, entry in self._known(labels, _transaction_of).items()}
+        earlier = self._known(labels, _transaction_of)
+        known = paid | {key: read_transaction(entry) for key, entry in earlier.items()}
         rows: list[type_of_row] = []
         for each in due:
             if isinstance(each.event, Transaction):
-                rows.append(payment_row(each.event, each.record))
+                rows.append(payment_row(each.event, each.time_us, each.record))
             elif isinstance(each.event, Label):
                 of = known.get(_transaction_of(each.event)) or self._park_label(each.event, each.record)
                 rows += [label_row(each.event, each.record.timestamp, of)] if of else []
-        work.notes += [
-            self._note(known_transaction_key(name), _known_payment(each)) for name, each in paid.items()
-        ]
+        work.notes += [self._note(*each) for each in paid.items()]
         work.outputs += messages(CUSTOMER_STREAM, rows, "customer_id", FRAUD_EVENT, self._partitions)
         work.count("labels", len(labels))
         work.count("payments", sum(row["kind"] == PAYMENT for row in rows))
@@ -267,13 +265,13 @@ class Router:
         return entry
 
 
-def payment_row(paid: Transaction, record: Record) -> type_of_row:
+def payment_row(paid: Transaction, time_us: int, record: Record) -> type_of_row:
     """A payment as a row of the customer stream."""
     row = paid.model_dump(exclude={"event_time", "attributes"})
     decision = dict(record.headers).get(DECISION_HEADER)
     return row | {
         "kind": PAYMENT,
-        "event_time_us": microseconds(paid.event_time),
+        "event_time_us": time_us,
         "attributes": orjson.dumps(paid.attributes).decode() if paid.attributes else None,
         "appended_ms": record.timestamp,
         "decision": decision,
@@ -348,8 +346,8 @@ def _quote_of(outcome: Outcome) -> bytes:
     return known_quote_key(outcome.quote_id)
 
 
-def _known_payment(paid: Transaction) -> KnownTransaction:
-    return KnownTransaction(paid.customer_id, paid.terminal_id, microseconds(paid.event_time), paid.amount)
+def _known_payment(paid: Transaction, time_us: int) -> KnownTransaction:
+    return KnownTransaction(paid.customer_id, paid.terminal_id, time_us, paid.amount)
 
 
 def _known_quote(quote: Quote) -> KnownQuote:

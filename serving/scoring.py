@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import orjson
 
 from features.connection import AsyncConnection, StoreError, type_of_command
 from features.fraud import CUSTOMER, FRAUD, TERMINAL, request_columns
@@ -15,7 +14,7 @@ from features.state import MICROSECONDS, Floats
 from ingestion.events import Transaction, microseconds
 from ingestion.topics import TRANSACTIONS
 from serving.decision_log import decision_key
-from serving.fraud import FraudDecider
+from serving.fraud import FraudDecider, encoded
 from serving.measures import ApiMeasures
 from serving.micro_batch import MicroBatch
 from serving.publisher import Publisher
@@ -55,7 +54,7 @@ class Scoring:
                 [_payment(each) for each in asked], matrix, features_ms, degraded
             )
             self._measure(decisions)
-            values = [orjson.dumps(each) for each in decisions]
+            values = [encoded(each) for each in decisions]
             if not dry_run:
                 await self._publish(asked, values)
             decided |= dict(zip(fresh, values, strict=True))

@@ -14,6 +14,7 @@ from ingestion.broker import Partition, Record
 from ingestion.topics import TERMINAL_STREAM
 from serving.decision_log import in_partition, keeping, outgoing
 from serving.entity_stage import EntityFold, StreamBatch, read_batch
+from serving.fraud import PAYMENT_FIELDS, encoded
 from serving.stage import Work, next_offsets
 
 type_of_decisions = Callable[[int, Sequence[int]], Mapping[Place, bytes]]
@@ -127,18 +128,22 @@ class TerminalStage:
         decided = {place: value for place in places if (value := self._decided.pop(place, None)) is not None}
         undecided = [i for i, place in enumerate(places) if place not in decided and by_http[i] is None]
         ours = dict(
-            zip(undecided, self._values(batch.take(undecided), terminal_states[undecided]), strict=True)
+            zip(undecided, self._decisions(batch.take(undecided), terminal_states[undecided]), strict=True)
         )
         customers, partitions = batch.strings("customer_id"), batch.integers("customer_partition").tolist()
         for i, place in enumerate(places):
-            value = decided.get(place) or ours.get(i) or _bytes(by_http[i])
-            work.writes += keeping(value, self._keep_decisions_s)
+            if (decision := ours.get(i)) is not None:
+                value = encoded(decision)
+            else:
+                value = decided.get(place) or _bytes(by_http[i])
+                decision = orjson.loads(value)
+            work.writes += keeping(decision, value, self._keep_decisions_s)
             if place not in decided:
                 work.outputs.append(outgoing(value, customers[i], partitions[i], place))
         work.count("decisions", len(places))
         work.count("decided_before", len(places) - len(undecided))
 
-    def _values(self, batch: StreamBatch, terminal_states: Floats) -> list[bytes]:
+    def _decisions(self, batch: StreamBatch, terminal_states: Floats) -> list[dict[str, object]]:
         if not len(batch):
             return []
         matrix = FRAUD.matrix(
@@ -146,8 +151,7 @@ class TerminalStage:
             request_columns(batch.numbers("amount"), batch.strings("channel")),
             batch.integers("event_time_us") / MICROSECONDS,
         )
-        decisions = self._decider.decide(batch.rows.drop_columns(["customer_state"]).to_pylist(), matrix)
-        return [orjson.dumps(each, option=orjson.OPT_SERIALIZE_NUMPY) for each in decisions]
+        return self._decider.decide(batch.rows.select(PAYMENT_FIELDS).to_pylist(), matrix)
 
 
 def customer_states(batch: StreamBatch) -> Floats:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from infra.errors import UserError
 from infra.progress import Task
 from infra.settings import Settings
-from serving.processes import build_worker
+from serving.processes import build_worker, settle
 from serving.stage import Work
 from serving.terminal_stage import Decider
 from serving.worker import Timings, Watcher
@@ -52,6 +52,7 @@ def stream(chosen: Settings, decider: Decider, payments: int, task: Task) -> Str
     """Let one worker decide what waits in Kafka; its first batch, which compiles, is not counted."""
     counter = Counter()
     worker = build_worker(chosen, decider, counter, group=f"bench-{time.time_ns()}")
+    settle()
     _until(worker.turn, counter, 1)
     warm, start = counter.counts["decisions"], time.perf_counter()
     counter.seconds.clear()
