@@ -26,6 +26,8 @@ from training.tracking import Registry
 
 DAY_S = 86_400
 GROUP = "tollgate-workers"
+UNTIL_FLUSH_MS = 50
+"""Every turn ends with a flush, which waits for nothing; before that, a batch may fill."""
 
 
 def build_worker(
@@ -48,7 +50,9 @@ def build_worker(
         ),
         ProductStage(store, partitions, remember_s),
     ]
-    return Worker(consumer, Producer(kafka, linger_ms=2), store, stages, router.full, watcher=watcher)
+    return Worker(
+        consumer, Producer(kafka, linger_ms=UNTIL_FLUSH_MS), store, stages, router.full, watcher=watcher
+    )
 
 
 def worker(metrics_port: int = 0) -> None:
