@@ -4,18 +4,17 @@ Nothing here folds by itself: the history is replayed, and its final states go t
 with the keys by which later events find theirs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import index
-from features.connection import Connection, type_of_command
+from features.connection import Connection
 from features.domains import DOMAINS, Domain
-from features.index import KnownQuote, KnownTransaction, Place
+from features.index import KnownQuote, KnownTransaction
 from features.online import Codec
 from features.replay import Replayed, alone, refresh
 from features.state import MICROSECONDS, States
@@ -89,101 +88,112 @@ def _identity(rows: pa.Table, table: str) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(*(rows[name] for name in IDENTITY[table]), "\x1f")
 
 
-def _states(domain: Domain, replayed: Replayed) -> Iterator[type_of_command]:
+type_of_batches = Iterator[tuple[bytes, int]]
+"""Packed commands, and how many they are."""
+
+
+def _states(domain: Domain, replayed: Replayed) -> type_of_batches:
     for entity in domain.features.entities:
         ids, states = replayed.states[entity.name]
         codec = Codec(entity)
         for start in range(0, len(ids), PIPELINE):
             part = slice(start, start + PIPELINE)
             some = States(states.columns[part], states.stamp_us[part], states.position[part])
-            yield from codec.write(ids[part], some)
+            commands = codec.write(ids[part], some)
+            yield b"".join(commands), len(commands)
 
 
-def _execute(store: Connection, commands: Iterable[type_of_command], task: Task) -> None:
-    remaining = iter(commands)
-    while batch := list(islice(remaining, PIPELINE)):
-        store.execute(batch)
-        task.advance(len(batch))
+def _execute(store: Connection, batches: type_of_batches, task: Task) -> None:
+    """Each batch is prepared while the store works on the one before."""
+    waiting = 0
+    for commands, count in batches:
+        store.receive(waiting)
+        store.send(commands)
+        task.advance(count)
+        waiting = count
+    store.receive(waiting)
 
 
-def _keys(history: History, domain: Domain, remember_s: int) -> Iterator[type_of_command]:
+def _keys(history: History, domain: Domain, remember_s: int) -> type_of_batches:
     """Keys of the events of the last `remember_s`, as the worker would have left them."""
-    expiry = str(remember_s).encode()
     for table in (domain.decided, domain.settled):
-        columns, keys_of = _KEYS[table]
+        columns, entries_of = _ENTRIES[table]
         days = history.days(table)
         oldest = 0 if not days else day_start_us(days[-1]) - remember_s * MICROSECONDS
         for day in days:
             start = day_start_us(day)
             if start >= oldest:
                 rows = history.read(table, start, start + DAY_US, columns)
-                for key, value in keys_of(*(rows[name].to_pylist() for name in columns)):
-                    yield _set(key, value, expiry)
+                for keys, values in entries_of(rows.combine_chunks()):
+                    yield from _sets(keys, values, str(remember_s))
 
 
-type_of_keys = Iterator[tuple[bytes, bytes]]
+def _sets(keys: pa.Array, values: pa.Array, seconds: str) -> type_of_batches:
+    """A SET with an expiry for each key, joined by Arrow."""
+    commands = pc.binary_join_element_wise(
+        "*5\r\n$3\r\nSET\r\n$", _length(keys), "\r\n", keys, "\r\n$", _length(values), "\r\n", values,
+        f"\r\n$2\r\nEX\r\n${len(seconds)}\r\n{seconds}\r\n", "",
+    )  # fmt: skip
+    for start in range(0, len(commands), PIPELINE):
+        some = commands.slice(start, PIPELINE)
+        yield b"".join(some.cast(pa.binary()).to_pylist()), len(some)
 
 
-def _transaction_keys(
-    names: Sequence[str],
-    customers: Sequence[str],
-    terminals: Sequence[str],
-    times_us: Sequence[int],
-    amounts: Sequence[float],
-    partitions: Sequence[int],
-    positions: Sequence[int],
-) -> type_of_keys:
-    known = map(KnownTransaction, customers, terminals, times_us, amounts)
-    for name, entry, place in zip(names, known, map(Place, partitions, positions), strict=True):
-        yield index.known_transaction_key(name), index.known_entry(entry)
-        yield index.transaction_seen_key(name), index.place_entry(place)
+def _length(texts: pa.Array) -> pa.Array:
+    """Bytes of each text, as text."""
+    return pc.binary_length(texts).cast(pa.string())
 
 
-def _label_keys(
-    names: Sequence[str],
-    sources: Sequence[str],
-    labels: Sequence[str],
-    partitions: Sequence[int],
-    positions: Sequence[int],
-) -> type_of_keys:
-    for name, source, label, *place in zip(names, sources, labels, partitions, positions, strict=True):
-        yield index.label_seen_key(name, source, label), index.place_entry(Place(*place))
+def _joined(*parts: pa.Array | str, separator: str = "") -> pa.Array:
+    """Texts put together element by element."""
+    return pc.binary_join_element_wise(*parts, separator)
 
 
-def _quote_keys(
-    names: Sequence[str],
-    products: Sequence[str],
-    prices: Sequence[float],
-    times_us: Sequence[int],
-    partitions: Sequence[int],
-    positions: Sequence[int],
-) -> type_of_keys:
-    known = map(KnownQuote, products, prices, times_us)
-    for name, entry, place in zip(names, known, map(Place, partitions, positions), strict=True):
-        yield index.known_quote_key(name), index.known_entry(entry)
-        yield index.quote_seen_key(name), index.place_entry(place)
+type_of_entries = list[tuple[pa.Array, pa.Array]]
+"""Keys and values of `features.index`, for many events at once."""
 
 
-def _outcome_keys(names: Sequence[str], partitions: Sequence[int], positions: Sequence[int]) -> type_of_keys:
-    for name, place in zip(names, map(Place, partitions, positions), strict=True):
-        yield index.outcome_seen_key(name), index.place_entry(place)
+def _transaction_entries(rows: pa.Table) -> type_of_entries:
+    name, *known = (_texts(rows, column) for column in _KNOWN_TRANSACTION)
+    return [
+        (_joined(index.KNOWN_TRANSACTION, name), _joined(*known, separator=index.SEPARATOR)),
+        (_joined(index.SEEN_TRANSACTION, name), _places(rows, "customer")),
+    ]
 
 
+def _label_entries(rows: pa.Table) -> type_of_entries:
+    label = _joined(*(_texts(rows, column) for column in IDENTITY[LABELS]), separator=":")
+    return [(_joined(index.SEEN_LABEL, label), _places(rows, "customer"))]
+
+
+def _quote_entries(rows: pa.Table) -> type_of_entries:
+    name, *known = (_texts(rows, column) for column in _KNOWN_QUOTE)
+    return [
+        (_joined(index.KNOWN_QUOTE, name), _joined(*known, separator=index.SEPARATOR)),
+        (_joined(index.SEEN_QUOTE, name), _places(rows, "product")),
+    ]
+
+
+def _outcome_entries(rows: pa.Table) -> type_of_entries:
+    return [(_joined(index.SEEN_OUTCOME, _texts(rows, "quote_id")), _places(rows, "product"))]
+
+
+def _places(rows: pa.Table, entity: str) -> pa.Array:
+    return _joined(_texts(rows, f"{entity}_partition"), _texts(rows, f"{entity}_position"), separator=":")
+
+
+def _texts(rows: pa.Table, column: str) -> pa.Array:
+    return rows[column].cast(pa.string())
+
+
+_KNOWN_TRANSACTION = ("transaction_id", *KnownTransaction._fields)
+_KNOWN_QUOTE = ("quote_id", *KnownQuote._fields)
 _CUSTOMER_PLACE = ("customer_partition", "customer_position")
 _PRODUCT_PLACE = ("product_partition", "product_position")
-_KEYS: dict[str, tuple[tuple[str, ...], Callable[..., type_of_keys]]] = {
-    TRANSACTIONS: (
-        ("transaction_id", "customer_id", "terminal_id", "event_time_us", "amount", *_CUSTOMER_PLACE),
-        _transaction_keys,
-    ),
-    LABELS: (("transaction_id", "source", "label", *_CUSTOMER_PLACE), _label_keys),
-    QUOTES: (("quote_id", "product_id", "price", "event_time_us", *_PRODUCT_PLACE), _quote_keys),
-    OUTCOMES: (("quote_id", *_PRODUCT_PLACE), _outcome_keys),
+_ENTRIES: dict[str, tuple[tuple[str, ...], Callable[[pa.Table], type_of_entries]]] = {
+    TRANSACTIONS: ((*_KNOWN_TRANSACTION, *_CUSTOMER_PLACE), _transaction_entries),
+    LABELS: ((*IDENTITY[LABELS], *_CUSTOMER_PLACE), _label_entries),
+    QUOTES: ((*_KNOWN_QUOTE, *_PRODUCT_PLACE), _quote_entries),
+    OUTCOMES: ((*IDENTITY[OUTCOMES], *_PRODUCT_PLACE), _outcome_entries),
 }
 """Columns of each table, and the Redis keys and values that its events leave."""
-
-
-def _set(key: bytes, value: bytes, seconds: bytes) -> bytes:
-    return b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (
-        len(key), key, len(value), value, len(seconds), seconds,
-    )  # fmt: skip

@@ -7,7 +7,8 @@ loop, so that requests at the same time share round trips. Both speak through th
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from socket import socket as Socket  # noqa: N812 – a type here
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -49,15 +50,28 @@ class Connection:
         """Replies in the order of the commands. Raises StoreError if one failed or the store is away."""
         if not commands:
             return []
+        self.send(b"".join(map(pack, commands)))
+        return self.receive(len(commands))
+
+    def send(self, commands: bytes) -> None:
+        """Send packed commands without waiting for their replies, which `receive` must take."""
+        with self._or_store_error():
+            self._connected().sendall(commands)
+
+    def receive(self, count: int) -> list[Any]:
+        """Replies to the next so many commands that were sent. Raises StoreError as `execute` does."""
+        with self._or_store_error():
+            replies = self._read(self._connected(), count)
+        refuse_errors(replies)
+        return replies
+
+    @contextmanager
+    def _or_store_error(self) -> Iterator[None]:
         try:
-            socket = self._connected()
-            socket.sendall(b"".join(map(pack, commands)))
-            replies = self._read(socket, len(commands))
+            yield
         except (RedisError, hiredis.HiredisError, OSError) as error:
             self.close()
             raise StoreError(f"Redis failed: {error}") from error
-        refuse_errors(replies)
-        return replies
 
     def _read(self, socket: Socket, count: int) -> list[Any]:
         replies: list[Any] = []

@@ -7,8 +7,11 @@ told from a second copy of the event. `orphans:` keeps what came before the even
 
 from typing import NamedTuple
 
-_SEPARATOR = "\x1f"
-"""Not printable, so it cannot be in an id."""
+SEPARATOR = "\x1f"
+"""Between the parts of an entry. Not printable, so it cannot be in an id."""
+
+KNOWN_TRANSACTION, KNOWN_QUOTE = "known:t:", "known:q:"
+SEEN_TRANSACTION, SEEN_LABEL, SEEN_QUOTE, SEEN_OUTCOME = "seen:t:", "seen:l:", "seen:q:", "seen:o:"
 
 
 class Place(NamedTuple):
@@ -37,32 +40,32 @@ class KnownQuote(NamedTuple):
 
 def known_transaction_key(transaction_id: str) -> bytes:
     """Redis key of what is known of a transaction."""
-    return b"known:t:" + transaction_id.encode()
+    return f"{KNOWN_TRANSACTION}{transaction_id}".encode()
 
 
 def known_quote_key(quote_id: str) -> bytes:
     """Redis key of what is known of a quote."""
-    return b"known:q:" + quote_id.encode()
+    return f"{KNOWN_QUOTE}{quote_id}".encode()
 
 
 def transaction_seen_key(transaction_id: str) -> bytes:
     """Redis key of the place where a transaction was folded."""
-    return b"seen:t:" + transaction_id.encode()
+    return f"{SEEN_TRANSACTION}{transaction_id}".encode()
 
 
 def label_seen_key(transaction_id: str, source: str, label: str) -> bytes:
     """Redis key of the place where a label was folded: a source may say each label once."""
-    return f"seen:l:{transaction_id}:{source}:{label}".encode()
+    return f"{SEEN_LABEL}{transaction_id}:{source}:{label}".encode()
 
 
 def quote_seen_key(quote_id: str) -> bytes:
     """Redis key of the place where a quote was folded."""
-    return b"seen:q:" + quote_id.encode()
+    return f"{SEEN_QUOTE}{quote_id}".encode()
 
 
 def outcome_seen_key(quote_id: str) -> bytes:
     """Redis key of the place where a quote's outcome was folded: a quote has one."""
-    return b"seen:o:" + quote_id.encode()
+    return f"{SEEN_OUTCOME}{quote_id}".encode()
 
 
 def label_orphans_key(transaction_id: str) -> bytes:
@@ -77,18 +80,18 @@ def outcome_orphans_key(quote_id: str) -> bytes:
 
 def known_entry(known: KnownTransaction | KnownQuote) -> bytes:
     """Value under a `known:` key."""
-    return _SEPARATOR.join(map(str, known)).encode()
+    return SEPARATOR.join(map(str, known)).encode()
 
 
 def read_transaction(entry: bytes) -> KnownTransaction:
     """The transaction under a `known:` key."""
-    customer, terminal, time_us, amount = entry.decode().split(_SEPARATOR)
+    customer, terminal, time_us, amount = entry.decode().split(SEPARATOR)
     return KnownTransaction(customer, terminal, int(time_us), float(amount))
 
 
 def read_quote(entry: bytes) -> KnownQuote:
     """The quote under a `known:` key."""
-    product, price, time_us = entry.decode().split(_SEPARATOR)
+    product, price, time_us = entry.decode().split(SEPARATOR)
     return KnownQuote(product, float(price), int(time_us))
 
 

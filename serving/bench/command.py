@@ -40,7 +40,7 @@ from serving.fraud import FraudDecider
 from training.champions import Champions
 from training.tracking import Registry
 
-PAST_DAYS = 60
+PAST_DAYS = 90
 CONNECTIONS = 32
 PATH = "/v1/fraud/score"
 CONTENDERS = {"floor": 10_000, "tollgate": 5_000, "tutorial": 300}

@@ -268,9 +268,11 @@ class TestBackfill:
         events = past_payments(simulate(SMALL, 10))
         add_to_history(history, domain("fraud"), events)
         last = history.days(LABELS)[-1]
-        commands = list(backfill._keys(history, domain("fraud"), 86_400))
-        names = [command.split(b"\r\n")[4] for command in commands]
-        values = dict(zip(names, (command.split(b"\r\n")[6] for command in commands), strict=True))
+        batches = list(backfill._keys(history, domain("fraud"), 86_400))
+        parts = b"".join(commands for commands, _ in batches).split(b"\r\n")
+        names, values = parts[4::11], dict(zip(parts[4::11], parts[6::11], strict=True))
+        assert sum(count for _, count in batches) == len(names)
+        assert all(int(size[1:]) == len(name) for size, name in zip(parts[3::11], names, strict=True))
         labelled = history.read(LABELS, columns=["transaction_id", "event_time_us"]).to_pylist()
         recent = [each for each in labelled if each["event_time_us"] >= backfill.day_start_us(last)]
         assert recent
@@ -281,7 +283,8 @@ class TestBackfill:
         assert known == (paid["customer_id"], paid["terminal_id"], paid["event_time_us"], paid["amount"])
         place = read_place(values[b"seen:t:" + paid["transaction_id"].encode()])
         assert place == (-1, paid["customer_position"])
-        assert all(b"\r\nEX\r\n" in command for command in commands)
+        assert set(parts[8::11]) == {b"EX"}
+        assert set(parts[10::11]) == {b"86400"}
 
 
 def test_a_file_of_features_is_in_the_order_of_the_file(tmp_path: Path) -> None:
