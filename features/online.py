@@ -164,7 +164,7 @@ class Codec:
         A column that is not stored (written before the column was defined) starts cold too.
         """
         columns = self.entity.cold(len(replies))
-        whole = [i for i, reply in enumerate(replies) if None not in reply]
+        whole = [i for i, reply in enumerate(replies) if all(reply)]  # a null is an empty value
         values = cast(list[Sequence[bytes]], [replies[i][:-2] for i in whole])
         if whole:
             packed = np.frombuffer(b"".join(chain.from_iterable(values)), _DOUBLE)
