@@ -4,6 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin
 PIP := $(RUN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := .venv/.installed
+TESTS := $(RUN)/python -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint types quick bench clean
@@ -28,7 +29,7 @@ demo: install  ## see all of it work: stack, backfill, training, live stream, re
 	$(RUN)/tollgate demo
 
 test: check  ## every test, also those that start servers
-	$(RUN)/python -m pytest -q -m "servers or containers"
+	$(TESTS) -m "servers or containers"
 
 check: install  ## formatter, linter, types, import rules and quick tests, in under a minute
 	@$(MAKE) --no-print-directory -k -j3 $(if $(filter output-sync,$(.FEATURES)),-Otarget) lint types quick
@@ -42,7 +43,7 @@ types:
 	$(RUN)/mypy
 
 quick:
-	$(RUN)/python -m pytest -q -m "not servers and not containers"
+	$(TESTS) -m "not servers and not containers"
 
 bench: install  ## measure throughput and latency on this machine
 	$(RUN)/tollgate bench

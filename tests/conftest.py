@@ -1,5 +1,6 @@
 """One real stack for all tests that ask for it, and a log and a store that are empty for each of them."""
 
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -36,8 +37,12 @@ def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 
 @contextmanager
 def _usual_ports_taken() -> Iterator[None]:
-    """Keep the servers away from where processes of other stacks, even dead ones, look for their own."""
-    spread = random.randrange(40, 160)
+    """Keep the servers away from where processes of other stacks, even dead ones, look for their own.
+
+    Tests run in several processes at once: each has a range of ports of its own.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    spread = 40 + 120 * process + random.randrange(80)
     with ExitStack() as held:
         for port in (part.port + i for part in PARTS.values() for i in range(spread)):
             with suppress(OSError):
