@@ -1,6 +1,6 @@
 """One real stack for all tests that ask for it, and a log and a store that are empty for each of them."""
 
-import os
+import fcntl
 import random
 import socket
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
     home = tmp_path_factory.mktemp("stack") / "home"
     stack = Stack(home)
     try:
-        with _usual_ports_taken():
+        with _in_turn(tmp_path_factory.getbasetemp().parent), _usual_ports_taken():
             stack.up(only=["kafka", "valkey"])
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("TOLLGATE_HOME", str(home))
@@ -36,13 +36,17 @@ def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 
 
 @contextmanager
-def _usual_ports_taken() -> Iterator[None]:
-    """Keep the servers away from where processes of other stacks, even dead ones, look for their own.
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Tests run in several processes: one after the other looks for free ports."""
+    with (folder / "ports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
-    Tests run in several processes at once: each has a range of ports of its own.
-    """
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    spread = 40 + 120 * process + random.randrange(80)
+
+@contextmanager
+def _usual_ports_taken() -> Iterator[None]:
+    """Keep the servers away from where processes of other stacks, even dead ones, look for their own."""
+    spread = random.randrange(40, 160)
     with ExitStack() as held:
         for port in (part.port + i for part in PARTS.values() for i in range(spread)):
             with suppress(OSError):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,14 +53,11 @@ def demo(
         )
     start = time.monotonic()
     with progress.shown(silent=as_json) as display:
-        chosen = _fresh_stack(display)
-        task = display.task("Story", unit="rows")
-        story = (
-            from_file(data, mapping, chosen.currency, seed, task)
-            if data and mapping
-            else simulated(seed, datetime.now(UTC))
-        )
-        task.finish(story.title)
+        _claim_home()
+        with ThreadPoolExecutor(1) as aside:  # the servers take longer to start
+            told = aside.submit(_story, data, mapping, seed, display)
+            chosen = _fresh_stack(display)
+            story = told.result()
         result = asyncio.run(_play(chosen, story, display))
         if not down:
             Stack(chosen.home).up(None, display)
@@ -68,21 +66,34 @@ def demo(
         Stack(chosen.home).down()
 
 
-def _fresh_stack(display: Display) -> Settings:
-    """An empty home and a running stack. UserError if the home holds what no demonstration left there."""
-    chosen = settings.load()
-    marker = chosen.home / MARKER
-    if chosen.history.exists() and not marker.exists():
+def _claim_home() -> None:
+    """Make the home a demonstration's. UserError if it holds events that are not."""
+    home, history = settings.load().home, settings.load().history
+    marker = home / MARKER
+    if history.exists() and not marker.exists():
         raise UserError(
-            f"{chosen.home} holds events that are not a demonstration's; choose another folder with"
+            f"{home} holds events that are not a demonstration's; choose another folder with"
             " TOLLGATE_HOME, or remove it with `tollgate down --purge`."
         )
-    stack = Stack(chosen.home)
     if marker.exists():
-        stack.down(purge=True)
-    chosen.home.mkdir(parents=True, exist_ok=True)
+        Stack(home).down(purge=True)
+    home.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    stack.up(SERVERS, display)
+
+
+def _story(data: Path | None, mapping: Path | None, seed: int, display: Display) -> Story:
+    task = display.task("Story", unit="rows")
+    if data and mapping:
+        story = from_file(data, mapping, settings.load().currency, seed, task)
+    else:
+        story = simulated(seed, datetime.now(UTC))
+    task.finish(story.title)
+    return story
+
+
+def _fresh_stack(display: Display) -> Settings:
+    """The running stack's settings: its ports may have moved."""
+    Stack(settings.load().home).up(SERVERS, display)
     return settings.load()
 
 
