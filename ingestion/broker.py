@@ -157,10 +157,10 @@ class Producer:
 
 
 class Assignment(Protocol):
-    """Told when partitions come and go."""
+    """Told when partitions come and go; what stays ours through a rebalance is not mentioned."""
 
     def assigned(self, partitions: Sequence[Partition]) -> None:
-        """These are ours from now on."""
+        """These are ours from now on, from what was committed."""
         ...
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
@@ -169,14 +169,32 @@ class Assignment(Protocol):
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Passes on what a rebalance changed.
+
+    Kafka-python says that all partitions go, then that some come, but those that stay keep their position:
+    whoever forgot what had been read of them would never see it again.
+    """
+
     def __init__(self, listener: Assignment) -> None:
         self._listener = listener
+        self._ours: set[Partition] = set()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._listener.assigned([Partition(*each) for each in assigned])
+        self._become({Partition(*each) for each in assigned})
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._listener.revoked([Partition(*each) for each in revoked])
+        """Only a notice: the assignment that follows says what has gone."""
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:  # noqa: ARG002
+        self._become(set())
+
+    def _become(self, ours: set[Partition]) -> None:
+        gone, come = sorted(self._ours - ours), sorted(ours - self._ours)
+        self._ours = ours
+        if gone:
+            self._listener.revoked(gone)
+        if come:
+            self._listener.assigned(come)
 
 
 class Consumer:
@@ -282,6 +300,10 @@ class Consumer:
         """The group's next offset; None if it has committed nothing."""
         offset: int | None = self._kafka.committed(TopicPartition(*partition))
         return offset
+
+    def rebalancing(self) -> bool:
+        """Whether the group is about to share out its partitions anew: what is ours now may be another's."""
+        return bool(self._kafka._coordinator.rejoining)
 
     def assignment(self) -> list[Partition]:
         """Partitions that are ours now."""

@@ -116,14 +116,15 @@ class Worker:
         self._throttle()
         with timings.stage("poll"):
             records = self._still_ours() + self._consumer.poll(wait_ms)
-        self._held = records if self._halted else []
-        if self._halted:
+        standing = self._halted or self._consumer.rebalancing()
+        self._held = records if standing else []
+        if standing:
             return
         works = [self._handle(stage, records, timings) for stage in self._stages]
         self._finish([work for work in works if work], timings)
 
     def _still_ours(self) -> list[Record]:
-        """What came in a pause, without that of partitions that went to others meanwhile."""
+        """What came while we stood still, without that of partitions that went to others meanwhile."""
         mine = set(self._consumer.assignment()) if self._held else set()
         return [record for record in self._held if Partition(record.topic, record.partition) in mine]
 

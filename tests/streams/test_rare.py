@@ -16,6 +16,7 @@ from ingestion.broker import MAX_MESSAGE_BYTES, Consumer, Partition, Producer, R
 from ingestion.history import History
 from ingestion.topics import DECISIONS, LABELS, TERMINAL_STREAM, TRANSACTIONS, dead_letters
 from serving.decision_log import decided_since
+from serving.entity_stage import read_batch
 from serving.router import DECISION_HEADER, Router
 from serving.stage import Outgoing
 from serving.terminal_stage import TerminalStage
@@ -271,3 +272,38 @@ def test_a_decision_is_kept_for_who_asks_by_transaction(servers: Servers) -> Non
     assert orjson.loads(kept) == servers.decisions()["t-1"][0]
     (record,) = servers.records(DECISIONS)
     assert record.key == b"c-1"
+
+
+def test_what_was_read_but_waits_survives_a_rebalance(servers: Servers) -> None:
+    """Payments that wait for labels stay ours while another worker comes and goes."""
+    awaited = {LABELS}
+    stages: list[Any] = []
+    consumer = Consumer(servers.kafka, Router.topics, "rare", Members(stages))
+    stages.append(Router(servers.store(), 4, DAY_S, lambda each: each.topic not in awaited))
+    worker = Worker(consumer, Producer(servers.kafka), servers.store(), stages, stages[0].full)
+    try:
+        servers.send(TRANSACTIONS, [paid(i, f"c-{i}") for i in range(100)])
+        until(lambda: worker.turn(50) or (servers.lag("rare") and consumer.lag() and _all_read(consumer)))
+        other = Consumer(servers.kafka, Router.topics, "rare")
+        until(lambda: worker.turn(50) or other.poll(50) is None or _halved(consumer, other))
+        other.close()
+        awaited.clear()
+        until(lambda: worker.turn(50) or routed(servers) == {f"t-{i}" for i in range(100)})
+    finally:
+        consumer.close()
+
+
+def _all_read(consumer: Consumer) -> bool:
+    return not any(consumer.lag().values())
+
+
+def _halved(one: Consumer, other: Consumer) -> bool:
+    return 0 < len(one.assignment()) == len(other.assignment())
+
+
+def routed(servers: Servers) -> set[str]:
+    return {
+        name
+        for record in servers.records("stream.customer")
+        for name in read_batch([record]).strings("transaction_id")
+    }
