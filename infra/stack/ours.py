@@ -20,7 +20,7 @@ def told_ready(place: Place) -> bool:
 
 HISTORY = Part("history", command, told_ready, needs=("kafka",))
 WORKER = Part("worker", command, told_ready, needs=("kafka", "valkey"))
-RETRAINER = Part("retrainer", command, told_ready, needs=("kafka", "mlflow"))
+RETRAINER = Part("retrainer", command, told_ready, needs=("kafka", "mlflow"), grace_s=2)  # a training may be cut
 API = Part(
     "api",
     command,
