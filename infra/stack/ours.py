@@ -6,6 +6,8 @@ from infra.stack.part import Part, Place
 from infra.stack.probes import http_answers
 
 API_PORT = 8000
+A_TRAINING_MAY_BE_CUT_S = 2.0
+"""Nobody waits at the end for a training that is under way: it begins anew, and nothing of it is kept."""
 
 
 def command(place: Place) -> list[str]:
@@ -20,7 +22,7 @@ def told_ready(place: Place) -> bool:
 
 HISTORY = Part("history", command, told_ready, needs=("kafka",))
 WORKER = Part("worker", command, told_ready, needs=("kafka", "valkey"))
-RETRAINER = Part("retrainer", command, told_ready, needs=("kafka", "mlflow"), grace_s=2)  # a training may be cut
+RETRAINER = Part("retrainer", command, told_ready, needs=("kafka", "mlflow"), grace_s=A_TRAINING_MAY_BE_CUT_S)
 API = Part(
     "api",
     command,

@@ -26,7 +26,7 @@ from serving.demo.story import Story, Stretch
 
 HTTP_EVERY = 40
 """Every so many-th payment is scored over HTTP instead of being sent to Kafka."""
-CONCURRENT = 12
+CONCURRENT = 4
 MOST_AT_ONCE = 1_000
 SETTLE_S = 120.0
 R = TypeVar("R")

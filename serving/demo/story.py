@@ -22,12 +22,12 @@ from ingestion.simulators.scenarios import RING, Fraud
 
 PAST_DAYS, BEFORE_DAYS, AFTER_DAYS = 90, 21, 4
 """Days to learn from; live days until the retraining; live days after it."""
-CUSTOMERS = 800
+CUSTOMERS = 600
 RING_SHARE, RING_CASHOUT = 0.012, (2.0, 4.5)
 """The new fraud pattern, from the first live day on: its share of payments, and what a card is emptied of, in
 multiples of its usual amount."""
 CHARGEBACK_DAYS = (1.0, 7.0)
-QUOTES_PER_DAY, LIVE_QUOTE_EVERY = 400.0, 3
+QUOTES_PER_DAY, LIVE_QUOTE_EVERY = 400.0, 4
 """Of the past seller; live, every so many-th customer asks us for a price."""
 FILE_BEFORE_DAYS = FILE_AFTER_DAYS = 1
 
