@@ -136,6 +136,8 @@ class Producer:
         headers: type_of_headers,
         partition: int | None,
     ) -> Any:
+        if value is None and key is None:
+            value = b""  # kafka-python sends no record that has neither, though others do
         try:
             return self._kafka.send(topic, value=value, key=key, headers=list(headers), partition=partition)
         except KafkaError as error:

@@ -17,7 +17,7 @@ from ingestion.history import History
 from ingestion.topics import DECISIONS, LABELS, TERMINAL_STREAM, TRANSACTIONS, dead_letters
 from serving.decision_log import decided_since
 from serving.entity_stage import read_batch
-from serving.router import DECISION_HEADER, Router
+from serving.router import DECISION_HEADER, Rejected, Router, dead_letter, parse
 from serving.stage import Outgoing
 from serving.terminal_stage import TerminalStage
 from serving.worker import Members, Worker
@@ -307,3 +307,17 @@ def routed(servers: Servers) -> set[str]:
         for record in servers.records("stream.customer")
         for name in read_batch([record]).strings("transaction_id")
     }
+
+
+def test_a_record_with_neither_key_nor_value_is_put_aside(servers: Servers) -> None:
+    """Other clients can send one; ours refuses to, even as a dead letter."""
+
+    class Nothing:
+        topic, partition, offset, timestamp, key, value, headers = TRANSACTIONS, 2, 7, 0, None, None, ()
+
+    rejected = parse(Nothing())
+    assert isinstance(rejected, Rejected)
+    send(servers, [dead_letter(rejected)])
+    (letter,) = letters(servers)
+    assert (letter.key, letter.value) == (None, b"")
+    assert dict(letter.headers)["offset"] == b"7"
