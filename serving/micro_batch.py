@@ -21,33 +21,21 @@ class MicroBatch(Generic[Q, A]):
     def __init__(self, answer: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], most: int = 256) -> None:
         self._answer = answer
         self._most = most
-        self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
-        self._running: set[asyncio.Task[None]] = set()
+        self._gathering: list[Q] = []
+        self._answers: asyncio.Task[Sequence[A]] | None = None
 
     async def ask(self, question: Q) -> A:
         """The question's own answer."""
-        loop = asyncio.get_running_loop()
-        if not self._waiting:
-            loop.call_soon(self._start)
-        answered: asyncio.Future[A] = loop.create_future()
-        self._waiting.append((question, answered))
-        return await answered
+        if self._answers is None or len(self._gathering) == self._most:
+            self._gathering = []
+            self._answers = asyncio.create_task(self._run(self._gathering))
+        self._gathering.append(question)
+        mine = len(self._gathering) - 1
+        answers = await asyncio.shield(self._answers)  # whose client has gone does not stop the others'
+        return answers[mine]
 
-    def _start(self) -> None:
-        asked, self._waiting = self._waiting, []
-        for at in range(0, len(asked), self._most):
-            task = asyncio.create_task(self._run(asked[at : at + self._most]))
-            self._running.add(task)  # the loop itself holds tasks weakly
-            task.add_done_callback(self._running.discard)
-
-    async def _run(self, asked: Sequence[tuple[Q, "asyncio.Future[A]"]]) -> None:
-        try:
-            answers = await self._answer([question for question, _ in asked])
-        except Exception as error:  # noqa: BLE001 – each who asked gets it
-            for _, answered in asked:
-                if not answered.done():
-                    answered.set_exception(error)
-        else:
-            for (_, answered), answer in zip(asked, answers, strict=True):
-                if not answered.done():  # its client may have gone
-                    answered.set_result(answer)
+    async def _run(self, questions: Sequence[Q]) -> Sequence[A]:
+        """Begins in the next turn of the loop: nothing more is gathered from then on."""
+        if self._gathering is questions:
+            self._answers = None
+        return await self._answer(questions)

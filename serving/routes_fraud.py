@@ -58,8 +58,11 @@ def answer(content: Any, status: int = HTTPStatus.OK) -> Response:
 async def post_score(request: Request) -> Response:
     """Decide one transaction, and publish it with its decision; with `dry_run` nothing is published."""
     services: Services = request.app.state.services
-    event = Transaction.model_validate_json(await request.body())
+    body = await request.body()
+    start = time.perf_counter()
+    event = Transaction.model_validate_json(body)
     refuse_future([event])
+    services.measures.stages("score", {"parse": time.perf_counter() - start})
     return Response(await services.scoring.score(event, _dry_run(request)), media_type=JSON)
 
 

@@ -106,6 +106,22 @@ def nothing_taken(reader: Consumer) -> Iterator[None]:
     assert reader.ends(reader.assignment()) == before
 
 
+def test_what_is_asked_for_twice_at_once_is_decided_and_published_once(
+    client: httpx.Client, reader: Consumer
+) -> None:
+    before = sum(reader.ends(reader.assignment()).values())
+    one = payment("twice", START, "c-1", "m-1", 10.0)
+    answers = client.post("/v1/fraud/score/batch", content=orjson.dumps([one, {**one, "amount": 99.0}, one]))
+    assert answers.status_code == 200
+    assert [each["amount"] for each in answers.json()] == [10.0] * 3
+    assert sum(reader.ends(reader.assignment()).values()) == before + 1
+
+
+def test_whether_to_publish_is_true_or_false(client: httpx.Client, nothing_taken: None) -> None:
+    answer = client.post("/v1/fraud/score?dry_run=maybe", json=payment("t-1", START, "c-1", "m-1", 10.0))
+    assert "dry_run" in refused(answer)["detail"]
+
+
 @pytest.mark.parametrize("call", ["/v1/transactions", "/v1/fraud/score", "/v1/fraud/score/batch"])
 @pytest.mark.parametrize("case", SINGLE)
 def test_one_event_is_refused(client: httpx.Client, nothing_taken: None, call: str, case: str) -> None:
