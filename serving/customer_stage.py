@@ -8,16 +8,16 @@ import pyarrow as pa
 from features.connection import Connection
 from features.fraud import CUSTOMER, PAYMENT, event_values
 from features.index import KnownTransaction, label_orphans_key, label_seen_key, transaction_seen_key
-from features.state import Folded
-from ingestion.broker import Partition, Record
+from features.state import Floats, Folded
+from ingestion.broker import Record
 from ingestion.streams import FRAUD_EVENT, SCORED_EVENT, by_partition, encoded
 from ingestion.topics import CUSTOMER_STREAM, TERMINAL_STREAM
 from serving.entity_stage import EntityFold, StreamBatch, first_copies, mark_seen, read_batch
 from serving.router import messages, parked_labels
-from serving.stage import Outgoing, Work, next_offsets
+from serving.stage import Memoryless, Outgoing, Work, next_offsets
 
 
-class CustomerStage:
+class CustomerStage(Memoryless):
     """Reads the customer stream, writes the customers' states and the terminal stream."""
 
     topics: Sequence[str] = (CUSTOMER_STREAM,)
@@ -28,16 +28,6 @@ class CustomerStage:
         self._partitions = partitions
         self._remember_s = remember_s
 
-    def assigned(self, partitions: Sequence[Partition]) -> None:
-        """Nothing is kept between batches."""
-
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Nothing is kept between batches."""
-
-    def restless(self) -> bool:
-        """Nothing waits here."""
-        return False
-
     def handle(self, records: Sequence[Record]) -> Work:
         """Drop what counted already, fold the rest, send it on to the terminals."""
         work = Work(handled=next_offsets(records))
@@ -45,13 +35,7 @@ class CustomerStage:
         batch = arrived.take(first_copies(self._store, _seen_keys(arrived)))
         work.count("duplicates", len(arrived) - len(batch))
         if len(batch):
-            values = event_values(
-                batch.integers("kind"),
-                batch.numbers("amount"),
-                batch.strings("label"),
-                batch.integers("event_time_us"),
-            )
-            folded = self._fold(batch, values)
+            folded = self._fold(batch, values_of(batch))
             work.outputs += self._onward(batch, folded.folded)
             work.writes += folded.writes
             work.writes += mark_seen(_seen_keys(batch), batch, self._remember_s)
@@ -90,6 +74,12 @@ class CustomerStage:
         work.outputs += messages(CUSTOMER_STREAM, rows, "customer_id", FRAUD_EVENT, self._partitions)
         work.writes += [("DEL", key) for _, key, _ in found]
         work.count("labels_adopted", len(rows))
+
+
+def values_of(batch: StreamBatch) -> Floats:
+    """What payments and labels bring to a state, in the order of the fraud entities' `VALUES`."""
+    columns = batch.numbers("amount"), batch.strings("label"), batch.integers("event_time_us")
+    return event_values(batch.integers("kind"), *columns)
 
 
 def _seen_keys(batch: StreamBatch) -> list[bytes]:

@@ -7,15 +7,15 @@ import numpy as np
 from features.connection import Connection
 from features.index import KnownQuote, outcome_orphans_key, outcome_seen_key, quote_seen_key
 from features.pricing import PRODUCT, QUOTE, event_values
-from ingestion.broker import Partition, Record
+from ingestion.broker import Record
 from ingestion.streams import PRODUCT_EVENT
 from ingestion.topics import PRODUCT_STREAM
 from serving.entity_stage import EntityFold, StreamBatch, first_copies, mark_seen, read_batch
 from serving.router import messages, parked_outcomes
-from serving.stage import Work, next_offsets
+from serving.stage import Memoryless, Work, next_offsets
 
 
-class ProductStage:
+class ProductStage(Memoryless):
     """Reads the product stream, writes the products' states."""
 
     topics: Sequence[str] = (PRODUCT_STREAM,)
@@ -25,16 +25,6 @@ class ProductStage:
         self._fold = EntityFold(PRODUCT, store)
         self._partitions = partitions
         self._remember_s = remember_s
-
-    def assigned(self, partitions: Sequence[Partition]) -> None:
-        """Nothing is kept between batches."""
-
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Nothing is kept between batches."""
-
-    def restless(self) -> bool:
-        """Nothing waits here."""
-        return False
 
     def handle(self, records: Sequence[Record]) -> Work:
         """Drop what counted already and fold the rest."""

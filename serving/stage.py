@@ -74,6 +74,20 @@ class Stage(Protocol):
         ...
 
 
+class Memoryless:
+    """Base of a stage that keeps nothing between batches: partitions may come and go."""
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """Nothing to look up."""
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Nothing to forget."""
+
+    def restless(self) -> bool:
+        """Nothing waits here."""
+        return False
+
+
 def next_offsets(records: Sequence[Record]) -> dict[Partition, int]:
     """Offset after the last record of each partition."""
     return {Partition(record.topic, record.partition): record.offset + 1 for record in records}

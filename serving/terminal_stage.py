@@ -7,11 +7,12 @@ import numpy as np
 import orjson
 
 from features.connection import Connection
-from features.fraud import CUSTOMER, FRAUD, PAYMENT, TERMINAL, event_values, request_columns
+from features.fraud import CUSTOMER, FRAUD, PAYMENT, TERMINAL, request_columns
 from features.index import Place
 from features.state import MICROSECONDS, Floats
 from ingestion.broker import Partition, Record
 from ingestion.topics import TERMINAL_STREAM
+from serving.customer_stage import values_of
 from serving.decision_log import in_partition, keeping, outgoing
 from serving.entity_stage import EntityFold, StreamBatch, read_batch
 from serving.fraud import PAYMENT_FIELDS, encoded
@@ -75,13 +76,7 @@ class TerminalStage:
         batch = arrived.take(self._new(arrived, work))
         work.count("repeated", len(arrived) - len(batch))
         if len(batch):
-            values = event_values(
-                batch.integers("kind"),
-                batch.numbers("amount"),
-                batch.strings("label"),
-                batch.integers("event_time_us"),
-            )
-            folded = self._fold(batch, values)
+            folded = self._fold(batch, values_of(batch))
             work.writes += folded.writes
             work.accepted_ms += batch.integers("appended_ms").tolist()
             paid = np.flatnonzero(batch.integers("kind") == PAYMENT)

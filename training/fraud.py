@@ -95,7 +95,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     plain = baselines.train(before.matrix, before.target, _card(before))
     judged = _Judged(after, settings)
     scores = {"lightgbm": trial.predict(after.matrix), "logistic": plain.predict(after.matrix)}
-    notes = _notes(incumbent, start_us)
+    notes = incumbent.notes(FRAUD.hash, start_us) if incumbent else ()
     if incumbent and incumbent.model.card.feature_hash == FRAUD.hash:
         scores["champion"] = incumbent.model.predict(after.matrix)
     return judged.trial(
@@ -271,17 +271,6 @@ def _compared(own: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]
         for rival in to_beat
         for figure, higher in (("average_precision", True), ("expected_cost", False))
     ]
-
-
-def _notes(incumbent: Incumbent | None, start_us: int) -> tuple[str, ...]:
-    if incumbent is None:
-        return ()
-    card = incumbent.model.card
-    if card.feature_hash != FRAUD.hash:
-        return (f"champion {incumbent.version} knows other features and was not compared",)
-    if card.trained.end_us >= start_us:
-        return (f"champion {incumbent.version} has learned from part of the test window, which favours it",)
-    return ()
 
 
 def _enough(rows: Dataset) -> None:

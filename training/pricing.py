@@ -102,7 +102,12 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     if incumbent and incumbent.model.card.feature_hash == PRICING.hash:
         chances["champion"] = incumbent.model.predict(after.matrix)
     judged = _Judged(after, units_per_sale(before), simple, settings)
-    return judged.trial(chances, trained_with_doubt(data), before, _notes(incumbent, start_us))
+    return judged.trial(
+        chances,
+        trained_with_doubt(data),
+        before,
+        incumbent.notes(PRICING.hash, start_us) if incumbent else (),
+    )
 
 
 def train(data: Dataset) -> Model:
@@ -236,17 +241,6 @@ def _common(values: Objects) -> Objects:
     known = pd.Series(values, dtype=object).fillna("unknown")
     frequent = known.value_counts().index[:_SLICE_VALUES]
     return known.where(known.isin(frequent), "other").to_numpy(object)
-
-
-def _notes(incumbent: Incumbent | None, start_us: int) -> tuple[str, ...]:
-    if incumbent is None:
-        return ()
-    card = incumbent.model.card
-    if card.feature_hash != PRICING.hash:
-        return (f"champion {incumbent.version} knows other features and was not compared",)
-    if card.trained.end_us >= start_us:
-        return (f"champion {incumbent.version} has learned from part of the test window, which favours it",)
-    return ()
 
 
 def _enough(rows: Dataset) -> None:

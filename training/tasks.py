@@ -53,6 +53,15 @@ class Incumbent:
     version: str
     model: Scorer
 
+    def notes(self, feature_hash: str, test_start_us: int) -> tuple[str, ...]:
+        """What a reader should know of a comparison with it on a window from `test_start_us` on."""
+        card = self.model.card
+        if card.feature_hash != feature_hash:
+            return (f"champion {self.version} knows other features and was not compared",)
+        if card.trained.end_us >= test_start_us:
+            return (f"champion {self.version} has learned from part of the test window, which favours it",)
+        return ()
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
