@@ -13,15 +13,25 @@ from features.state import MICROSECONDS, Floats
 from infra.settings import Objective, PricingPolicy, Product
 from ingestion.events import QuoteRequest, microseconds
 from training import pricing_policy as policies
+from training.card import Card
 from training.demand import Doubt, doubt_of, elasticity
 from training.elasticity import NORMAL_95
-from training.models import Scorer
 from training.pricing_policy import GUARDRAILS, Chosen, Limits, Terms
 
 BASELINE = {"name": "baseline", "version": "rules", "alias": "champion"}
 
 _MONEY, _SHARE = 4, 6
 """Decimals of what is told; nothing is computed from rounded numbers."""
+
+
+class Demand(Protocol):
+    """What a price needs of a model; `training.models.Scorer` is one."""
+
+    card: Card
+
+    def predict(self, matrix: Floats) -> Floats:
+        """Chance of purchase of each row of `PRICING`'s features, shape (n,)."""
+        ...
 
 
 class Draws(Protocol):
@@ -84,7 +94,7 @@ class _Asked:
 
 
 def quote(
-    request: QuoteRequest, known: Known, model: Scorer | None, policy: Policy, draws: Draws
+    request: QuoteRequest, known: Known, model: Demand | None, policy: Policy, draws: Draws
 ) -> dict[str, Any]:
     """The answer of `POST /v1/prices/quote`, which is the event of topic `quotes` too.
 
@@ -127,7 +137,7 @@ def _asked(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Asked:
     return _Asked(request, known, request.objective or rules.objective, columns, at_s)
 
 
-def _curve(asked: _Asked, model: Scorer, rules: PricingPolicy) -> _Curve:
+def _curve(asked: _Asked, model: Demand, rules: PricingPolicy) -> _Curve:
     doubt = doubt_of(model.card.extra)
     list_price = np.array([asked.product.list_price])
     support = (doubt.lowest, doubt.highest) if doubt else ()
@@ -213,7 +223,7 @@ def _points(curve: _Curve) -> list[dict[str, Any]]:
 
 
 def _demand(
-    asked: _Asked, price: float, row: Floats, model: Scorer | None, curve: _Curve | None
+    asked: _Asked, price: float, row: Floats, model: Demand | None, curve: _Curve | None
 ) -> dict[str, Any]:
     """What is expected at the price, how demand answers to it, and who says so."""
     if model is None or curve is None:

@@ -28,7 +28,6 @@ def test_an_unreachable_repository_is_one_sentence(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("M2_REPO", str(repository))
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(jars, "repository", lambda: repository)
     with pytest.raises(UserError, match="check the network"):
         jars.class_path(lambda _text: None)
     assert os.listdir(repository) == []

@@ -1,7 +1,6 @@
 """Quotes by models whose demand is known."""
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,19 +56,6 @@ class KnownDemand:
     def predict(self, matrix: Floats) -> Floats:
         chance: Floats = np.minimum(0.3 * matrix[:, PRICE] ** self._elasticity, 0.95)
         return chance
-
-    def contributions(self, matrix: Floats) -> Floats:
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
-
-    @property
-    def native(self) -> Any:
-        return None
-
-    def importance(self) -> dict[str, float]:
-        return {}
 
 
 class Numbers:
