@@ -234,11 +234,11 @@ def test_what_came_in_a_pause_is_handled_after_it(servers: Servers) -> None:
 def test_a_worker_that_starts_in_a_pause_loses_nothing(servers: Servers) -> None:
     """Its first poll gives it partitions, and their records, before it can say that it wants none."""
     store = servers.store()
-    store.execute([("SET", PAUSE, "test", "EX", 30)])
+    store.execute([("SET", PAUSE, "test", "EX", 120)])
     servers.send(TRANSACTIONS, [paid(i, f"c-{i}") for i in range(50)])
     worker = servers.worker()
+    until(lambda: worker.turn(wait_ms=10_000) or worker._consumer.assignment())
     with servers.working(worker):
-        until(lambda: worker._held)
         assert not servers.decisions()
         store.execute([("DEL", PAUSE)])
         servers.settle()
