@@ -45,13 +45,26 @@ class Connection:
         self._redis = Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
         self._connection: Any = None
         self._reader = hiredis.Reader()
+        self._posted = 0
 
     def execute(self, commands: Sequence[type_of_command]) -> list[Any]:
         """Replies in the order of the commands. Raises StoreError if one failed or the store is away."""
         if not commands:
             return []
         self.send(b"".join(map(pack, commands)))
+        self.settle()
         return self.receive(len(commands))
+
+    def post(self, commands: Sequence[type_of_command]) -> None:
+        """Send commands and go on; `settle`, or the next `execute`, waits for them and raises what failed."""
+        self.send(b"".join(map(pack, commands)))
+        self._posted += len(commands)
+
+    def settle(self) -> None:
+        """Wait until all that was posted is done. Raises StoreError as `execute` does."""
+        count, self._posted = self._posted, 0
+        if count:
+            self.receive(count)
 
     def send(self, commands: bytes) -> None:
         """Send packed commands without waiting for their replies, which `receive` must take."""
@@ -94,6 +107,7 @@ class Connection:
 
     def close(self) -> None:
         """Disconnect; the next command connects again."""
+        self._posted = 0
         if self._connection is not None:
             self._connection.disconnect()
             self._redis.connection_pool.release(self._connection)

@@ -12,7 +12,7 @@ from features.state import Floats, Folded
 from ingestion.broker import Record
 from ingestion.streams import FRAUD_EVENT, SCORED_EVENT, by_partition, encoded
 from ingestion.topics import CUSTOMER_STREAM, TERMINAL_STREAM
-from serving.entity_stage import EntityFold, StreamBatch, first_copies, mark_seen, read_batch
+from serving.entity_stage import Earlier, EntityFold, StreamBatch, look_up, mark_seen, read_batch
 from serving.router import messages, parked_labels
 from serving.stage import Memoryless, Outgoing, Work, next_offsets
 
@@ -32,14 +32,15 @@ class CustomerStage(Memoryless):
         """Drop what counted already, fold the rest, send it on to the terminals."""
         work = Work(handled=next_offsets(records))
         arrived = read_batch(records)
-        batch = arrived.take(first_copies(self._store, _seen_keys(arrived)))
+        earlier = look_up(self._store, _seen_keys(arrived), _orphans(arrived))
+        batch = arrived.take(earlier.fresh)
         work.count("duplicates", len(arrived) - len(batch))
         if len(batch):
             folded = self._fold(batch, values_of(batch))
             work.outputs += self._onward(batch, folded.folded)
             work.writes += folded.writes
             work.writes += mark_seen(_seen_keys(batch), batch, self._remember_s)
-            self._adopt_orphans(batch, work)
+            self._adopt(earlier, arrived, work)
         return work
 
     def _onward(self, batch: StreamBatch, folded: Folded) -> list[Outgoing]:
@@ -63,16 +64,11 @@ class CustomerStage(Memoryless):
             for value in encoded(part)
         ]
 
-    def _adopt_orphans(self, batch: StreamBatch, work: Work) -> None:
+    def _adopt(self, earlier: Earlier, arrived: StreamBatch, work: Work) -> None:
         """Labels that came before their transaction follow it now, through the customer stream."""
-        paid = [i for i, kind in enumerate(batch.integers("kind")) if kind == PAYMENT]
-        names = batch.strings("transaction_id")
-        orphans = [label_orphans_key(names[i]) for i in paid]
-        waiting = self._store.execute([("LRANGE", key, 0, -1) for key in orphans])
-        found = [(i, key, replies) for i, key, replies in zip(paid, orphans, waiting, strict=True) if replies]
-        rows = [row for i, _, replies in found for row in parked_labels(replies, _known(batch, i))]
+        rows = [row for i, _, labels in earlier.waiting for row in parked_labels(labels, _known(arrived, i))]
         work.outputs += messages(CUSTOMER_STREAM, rows, "customer_id", FRAUD_EVENT, self._partitions)
-        work.writes += [("DEL", key) for _, key, _ in found]
+        work.writes += [("DEL", key) for _, key, _ in earlier.waiting]
         work.count("labels_adopted", len(rows))
 
 
@@ -88,6 +84,11 @@ def _seen_keys(batch: StreamBatch) -> list[bytes]:
         transaction_seen_key(name) if label is None else label_seen_key(name, source, label)
         for name, source, label in zip(*columns, strict=True)
     ]
+
+
+def _orphans(batch: StreamBatch) -> list[tuple[int, bytes]]:
+    names, paid = batch.strings("transaction_id"), np.flatnonzero(batch.integers("kind") == PAYMENT)
+    return [(i, label_orphans_key(names[i])) for i in paid.tolist()]
 
 
 def _known(batch: StreamBatch, i: int) -> KnownTransaction:

@@ -93,15 +93,31 @@ class EntityFold:
         return FoldedBatch(folded, list(self._codec.write([ids[i] for i in changed], kept)))
 
 
-def first_copies(store: Connection, seen_keys: Sequence[bytes]) -> list[int]:
+@dataclass(frozen=True)
+class Earlier:
+    """What Redis remembers of the events of a batch."""
+
+    fresh: list[int]
     """Rows whose event has not been folded before, neither earlier nor in this batch."""
-    entries = store.execute([("GET", key) for key in seen_keys])
+    waiting: list[tuple[int, bytes, Sequence[bytes]]]
+    """Fresh rows that others waited for: row, Redis key, and those that wait."""
+
+
+def look_up(store: Connection, seen_keys: Sequence[bytes], orphans: Sequence[tuple[int, bytes]]) -> Earlier:
+    """Ask, in one round trip, which events of a batch came before and which are waited for.
+
+    Args:
+        store: where both are remembered.
+        seen_keys: of each row.
+        orphans: rows that others may wait for, with the keys of those lists.
+    """
+    replies = store.execute(
+        [*(("GET", key) for key in seen_keys), *(("LRANGE", key, 0, -1) for _, key in orphans)]
+    )
     first = {key: i for i, key in reversed(list(enumerate(seen_keys)))}
-    return [
-        i
-        for i, (key, entry) in enumerate(zip(seen_keys, entries, strict=True))
-        if not entry and first[key] == i
-    ]
+    fresh = [i for i, key in enumerate(seen_keys) if not replies[i] and first[key] == i]
+    asked, kept = zip(orphans, replies[len(seen_keys) :], strict=True), set(fresh)
+    return Earlier(fresh, [(i, key, found) for (i, key), found in asked if found and i in kept])
 
 
 def mark_seen(seen_keys: Sequence[bytes], batch: StreamBatch, remember_s: int) -> list[type_of_command]:

@@ -43,12 +43,12 @@ def build_worker(
     consumer = Consumer(kafka, topics, group, members)
     router = Router(store, partitions, remember_s, consumer.caught_up)
     stages += [
-        router,
-        CustomerStage(store, partitions, remember_s),
         TerminalStage(
             store, decider, partial(decided_since, kafka), int(settings.decisions.ttl_days * DAY_S)
         ),
+        CustomerStage(store, partitions, remember_s),
         ProductStage(store, partitions, remember_s),
+        router,
     ]
     return Worker(
         consumer, Producer(kafka, linger_ms=UNTIL_FLUSH_MS), store, stages, router.full, watcher=watcher

@@ -10,7 +10,7 @@ from features.pricing import PRODUCT, QUOTE, event_values
 from ingestion.broker import Record
 from ingestion.streams import PRODUCT_EVENT
 from ingestion.topics import PRODUCT_STREAM
-from serving.entity_stage import EntityFold, StreamBatch, first_copies, mark_seen, read_batch
+from serving.entity_stage import Earlier, EntityFold, StreamBatch, look_up, mark_seen, read_batch
 from serving.router import messages, parked_outcomes
 from serving.stage import Memoryless, Work, next_offsets
 
@@ -30,7 +30,8 @@ class ProductStage(Memoryless):
         """Drop what counted already and fold the rest."""
         work = Work(handled=next_offsets(records))
         arrived = read_batch(records)
-        batch = arrived.take(first_copies(self._store, _seen_keys(arrived)))
+        earlier = look_up(self._store, _seen_keys(arrived), _orphans(arrived))
+        batch = arrived.take(earlier.fresh)
         work.count("duplicates", len(arrived) - len(batch))
         if len(batch):
             values = event_values(
@@ -41,22 +42,14 @@ class ProductStage(Memoryless):
             )
             work.writes += self._fold(batch, values).writes
             work.writes += mark_seen(_seen_keys(batch), batch, self._remember_s)
-            self._adopt_orphans(batch, work)
+            self._adopt(earlier, arrived, work)
         return work
 
-    def _adopt_orphans(self, batch: StreamBatch, work: Work) -> None:
+    def _adopt(self, earlier: Earlier, arrived: StreamBatch, work: Work) -> None:
         """Outcomes that came before their quote follow it now, through the product stream."""
-        quotes = batch.take(np.flatnonzero(batch.integers("kind") == QUOTE))
-        orphans = [outcome_orphans_key(name) for name in quotes.strings("quote_id")]
-        waiting = self._store.execute([("LRANGE", key, 0, -1) for key in orphans])
-        found = [
-            (i, key, replies)
-            for i, (key, replies) in enumerate(zip(orphans, waiting, strict=True))
-            if replies
-        ]
-        rows = [row for i, _, replies in found for row in parked_outcomes(replies, _known(quotes, i))]
+        rows = [row for i, _, sold in earlier.waiting for row in parked_outcomes(sold, _known(arrived, i))]
         work.outputs += messages(PRODUCT_STREAM, rows, "product_id", PRODUCT_EVENT, self._partitions)
-        work.writes += [("DEL", key) for _, key, _ in found]
+        work.writes += [("DEL", key) for _, key, _ in earlier.waiting]
         work.count("outcomes_adopted", len(rows))
 
 
@@ -69,6 +62,11 @@ def _seen_keys(batch: StreamBatch) -> list[bytes]:
     ]
 
 
-def _known(quotes: StreamBatch, i: int) -> KnownQuote:
-    row = quotes.rows.slice(i, 1).to_pylist()[0]
+def _orphans(batch: StreamBatch) -> list[tuple[int, bytes]]:
+    names, quoted = batch.strings("quote_id"), np.flatnonzero(batch.integers("kind") == QUOTE)
+    return [(i, outcome_orphans_key(names[i])) for i in quoted.tolist()]
+
+
+def _known(batch: StreamBatch, i: int) -> KnownQuote:
+    row = batch.rows.slice(i, 1).to_pylist()[0]
     return KnownQuote(row["product_id"], row["price"], row["event_time_us"])

@@ -1,7 +1,7 @@
 """What the stages of the stream worker share: a stage turns records into outputs and writes, doing neither.
 
 The worker notes, sends the outputs and has them acknowledged, then writes, then commits. A crash at any point
-is repeated harmlessly: what was written carries the position it was folded at.
+is repeated harmlessly: a state carries the position it was folded at.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,10 @@ class Work:
     """Redis commands before the outputs: what may be known early and may be said twice."""
     outputs: list[Outgoing] = field(default_factory=list)
     writes: list[type_of_command] = field(default_factory=list)
-    """Redis commands, all or none of which take effect, after the outputs are acknowledged."""
+    """Redis commands after the outputs are acknowledged: states first, then what says that they are written.
+
+    So when a crash lets only the first of them take effect, the same records bring the rest.
+    """
     handled: dict[Partition, int] = field(default_factory=dict)
     """Next offset of each partition once outputs and writes are done."""
     counts: dict[str, int] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import orjson
 
-from features.connection import Connection
+from features.connection import Connection, type_of_command
 from features.fraud import CUSTOMER, FRAUD, PAYMENT, TERMINAL, request_columns
 from features.index import Place
 from features.state import MICROSECONDS, Floats
@@ -73,7 +73,7 @@ class TerminalStage:
         work = Work(handled=next_offsets(records))
         self._look_up_decided(records)
         arrived = read_batch(records)
-        batch = arrived.take(self._new(arrived, work))
+        batch = arrived.take(self._new(arrived))
         work.count("repeated", len(arrived) - len(batch))
         if len(batch):
             folded = self._fold(batch, values_of(batch))
@@ -81,6 +81,7 @@ class TerminalStage:
             work.accepted_ms += batch.integers("appended_ms").tolist()
             paid = np.flatnonzero(batch.integers("kind") == PAYMENT)
             self._decide(batch.take(paid), folded.folded.seen[paid], work)
+            work.writes += self._reached(batch)
         return work
 
     def _look_up_decided(self, records: Sequence[Record]) -> None:
@@ -94,7 +95,7 @@ class TerminalStage:
         if unchecked:
             self._decided |= self._decided_since(min(first[p] for p in unchecked), sorted(unchecked))
 
-    def _new(self, batch: StreamBatch, work: Work) -> list[int]:
+    def _new(self, batch: StreamBatch) -> list[int]:
         """Rows that the customer stage has not sent before: its places rise, but for a crash's repeats."""
         origins = zip(
             batch.partition.tolist(),
@@ -108,12 +109,15 @@ class TerminalStage:
             if position > reached.get(theirs, -1):
                 reached[theirs] = position
                 keep.append(i)
-        work.writes += [
+        return keep
+
+    def _reached(self, batch: StreamBatch) -> list[type_of_command]:
+        """Commands that remember how far we are, for the partitions' next owner."""
+        return [
             ("HSET", _progress_key(ours), theirs, position)
             for ours in set(batch.partition.tolist())
             for theirs, position in self._progress[ours].items()
         ]
-        return keep
 
     def _decide(self, batch: StreamBatch, terminal_states: Floats, work: Work) -> None:
         places = [

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from features.connection import Connection, StoreError
+from features.connection import Connection
 from features.pause import HEARTBEAT, PAUSE
 from ingestion.broker import Consumer, Partition, Producer, Record
 from serving.stage import Stage, Work
@@ -120,13 +120,27 @@ class Worker:
         self._held = records if standing else []
         if standing:
             return
-        works = [self._handle(stage, records, timings) for stage in self._stages]
+        works = [self._work(stage, records, timings) for stage in self._stages]
         self._finish([work for work in works if work], timings)
 
     def _still_ours(self) -> list[Record]:
         """What came while we stood still, without that of partitions that went to others meanwhile."""
         mine = set(self._consumer.assignment()) if self._held else set()
         return [record for record in self._held if Partition(record.topic, record.partition) in mine]
+
+    def _work(self, stage: Stage, records: Sequence[Record], timings: Timings) -> Work:
+        """One stage's part of a turn, but for its commit; Redis writes while the next stage works."""
+        work = self._handle(stage, records, timings)
+        if work.notes:
+            with timings.stage("write"):
+                self._store.execute(work.notes)
+        if work.outputs:
+            with timings.stage("produce"):
+                self._send(work)
+        if work.writes:
+            with timings.stage("write"):
+                self._store.post(work.writes)
+        return work
 
     def _handle(self, stage: Stage, records: Sequence[Record], timings: Timings) -> Work:
         mine = [record for record in records if record.topic in stage.topics]
@@ -139,11 +153,7 @@ class Worker:
         if not works:
             return
         with timings.stage("write"):
-            self._store.execute([command for work in works for command in work.notes])
-        with timings.stage("produce"):
-            self._send(works)
-        with timings.stage("write"):
-            self._write(works)
+            self._store.settle()
         with timings.stage("commit"):
             self._commit(works)
         self._watcher.turned(works, timings, time.time())
@@ -153,20 +163,10 @@ class Worker:
         if offsets:
             self._consumer.commit(offsets)
 
-    def _send(self, works: Sequence[Work]) -> None:
-        for work in works:
-            for out in work.outputs:
-                self._producer.send(out.topic, out.value, out.key, out.headers, out.partition)
+    def _send(self, work: Work) -> None:
+        for out in work.outputs:
+            self._producer.send(out.topic, out.value, out.key, out.headers, out.partition)
         self._producer.flush()
-
-    def _write(self, works: Sequence[Work]) -> None:
-        """All or nothing, so that a state and the places it was folded at never part."""
-        commands = [command for work in works for command in work.writes]
-        if commands:
-            replies = self._store.execute([("MULTI",), *commands, ("EXEC",)])[-1]
-            failed = next((reply for reply in replies or [] if isinstance(reply, Exception)), None)
-            if replies is None or failed:
-                raise StoreError(f"Redis did not take a batch of {len(commands)} writes: {failed}")
 
     def _throttle(self) -> None:
         """Stop reading partitions whose events wait for others', and go on when they have gone."""

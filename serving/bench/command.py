@@ -177,6 +177,7 @@ def _stream(chosen: Settings, events: int, display: Display) -> Streamed:
     producer.close()
     models = ChampionsWatch(Champions(chosen.home), Registry(chosen.addresses.mlflow), FEATURE_SETS)
     models.start()
+    models.refresh()  # the first look imports MLflow, for seconds, once in a worker's life
     decider = FraudDecider(models, chosen.fraud, policy_version(chosen.fraud))
     streamed = stream(chosen, decider, len(payments), task)
     models.stop()

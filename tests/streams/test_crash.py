@@ -1,4 +1,4 @@
-"""Workers that are killed at any moment: every payment is decided once, and no state shows it."""
+"""Workers that die at any moment: every payment is decided once, and no state shows it."""
 
 import os
 import random
@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 
+from features.connection import Connection, StoreError, type_of_command
 from features.fraud import CUSTOMER, TERMINAL, event_values
 from features.online import Codec
 from features.state import Entity, Events, States, codes_of, fold
@@ -73,6 +75,43 @@ def test_two_workers_killed_in_turn(servers: Servers) -> None:
         servers.settle()
         decided.assert_each_once(log)
     assert_states_follow_from_streams(servers)
+
+
+def test_writes_that_break_off_anywhere(servers: Servers) -> None:
+    """Redis may take any first part of a batch's writes; what comes again brings the rest."""
+    log = simulated(3_000)
+    with Decided(servers) as decided:
+        send(servers, log)
+        for writes in (1, 30, 2_500, 900, 200, 3_000, 1_500):
+            worker = servers.worker()
+            worker._store = Breaking(servers.redis, writes)
+            limit = time.monotonic() + 60
+            with pytest.raises(StoreError, match="broken off"):
+                worker.run(partial(past, limit), wait_ms=20)
+        with servers.working():
+            decided.await_all(log, lambda: None)
+            servers.settle()
+        decided.assert_each_once(log)
+    assert_states_follow_from_streams(servers)
+
+
+def past(limit: float) -> bool:
+    return time.monotonic() > limit
+
+
+class Breaking(Connection):
+    """Lets so many posted commands through, then none."""
+
+    def __init__(self, url: str, writes: int) -> None:
+        super().__init__(url)
+        self._left = writes
+
+    def post(self, commands: Sequence[type_of_command]) -> None:
+        super().post(commands[: self._left])
+        self._left -= len(commands)
+        if self._left < 0:
+            self.settle()
+            raise StoreError("broken off")
 
 
 def simulated(n: int) -> PaymentLog:
