@@ -35,8 +35,8 @@ One thread: beside a busy worker, two threads that wait for each other were twen
 
 CLASSIFIER: Parameters = {
     "objective": "binary",
-    "num_iterations": 120,
-    "num_leaves": 31,
+    "num_iterations": 160,
+    "num_leaves": 15,
     "learning_rate": 0.05,
     "max_bin": 4_000,
     "min_data_in_bin": 1,
@@ -49,7 +49,8 @@ CLASSIFIER: Parameters = {
 """Fine bins and strong regularisation for rare positives. No class weights: scores stay calibrated.
 
 On four weeks of the Fraud Detection Handbook's data 4,000 bins have the average precision of 20,000 (0.712,
-0.713) in a third of the time; 1,000 have 0.710.
+0.713) in a third of the time; 1,000 have 0.710. In two later periods 160 trees of 15 leaves have that of 120
+trees of 31 (0.789, 0.788), and a row is explained in half the time.
 """
 
 
