@@ -120,7 +120,7 @@ class Worker:
         self._held = records if standing else []
         if standing:
             return
-        works = [self._work(stage, records, timings) for stage in self._stages]
+        works = self._work(records, timings)
         self._finish([work for work in works if work], timings)
 
     def _still_ours(self) -> list[Record]:
@@ -128,19 +128,16 @@ class Worker:
         mine = set(self._consumer.assignment()) if self._held else set()
         return [record for record in self._held if Partition(record.topic, record.partition) in mine]
 
-    def _work(self, stage: Stage, records: Sequence[Record], timings: Timings) -> Work:
-        """One stage's part of a turn, but for its commit; Redis writes while the next stage works."""
-        work = self._handle(stage, records, timings)
-        if work.notes:
-            with timings.stage("write"):
-                self._store.execute(work.notes)
-        if work.outputs:
-            with timings.stage("produce"):
-                self._send(work)
-        if work.writes:
-            with timings.stage("write"):
-                self._store.post(work.writes)
-        return work
+    def _work(self, records: Sequence[Record], timings: Timings) -> list[Work]:
+        """Every stage in turn; broker and Redis take what one sends and writes while the next works."""
+        works, sent = [], Work()
+        for stage in self._stages:
+            work = self._handle(stage, records, timings)
+            self._write(sent, timings)
+            self._send(work, timings)
+            works.append(sent := work)
+        self._write(sent, timings)
+        return works
 
     def _handle(self, stage: Stage, records: Sequence[Record], timings: Timings) -> Work:
         mine = [record for record in records if record.topic in stage.topics]
@@ -163,10 +160,23 @@ class Worker:
         if offsets:
             self._consumer.commit(offsets)
 
-    def _send(self, work: Work) -> None:
-        for out in work.outputs:
-            self._producer.send(out.topic, out.value, out.key, out.headers, out.partition)
-        self._producer.flush()
+    def _send(self, work: Work, timings: Timings) -> None:
+        if work.notes:
+            with timings.stage("write"):
+                self._store.execute(work.notes)
+        if work.outputs:
+            with timings.stage("produce"):
+                for out in work.outputs:
+                    self._producer.send(out.topic, out.value, out.key, out.headers, out.partition)
+
+    def _write(self, sent: Work, timings: Timings) -> None:
+        """Not before the outputs are acknowledged."""
+        if sent.outputs:
+            with timings.stage("produce"):
+                self._producer.flush()
+        if sent.writes:
+            with timings.stage("write"):
+                self._store.post(sent.writes)
 
     def _throttle(self) -> None:
         """Stop reading partitions whose events wait for others', and go on when they have gone."""
