@@ -25,13 +25,12 @@ from infra.progress import Display
 from infra.settings import Settings, policy_version
 from infra.stack.local import Stack
 from infra.stack.ports import free_from
-from ingestion.broker import Producer
 from ingestion.file_source import PastEvents
 from ingestion.simulated import past_payments
 from ingestion.simulators.bench import speeds
 from ingestion.simulators.payments import Payments, simulate
 from ingestion.simulators.wire import encoded, transactions
-from ingestion.topics import TRANSACTIONS, ensure_topics
+from ingestion.topics import ensure_topics
 from serving.bench.http_load import Load, send
 from serving.bench.stream import Streamed, stream
 from serving.champions_watch import FEATURE_SETS, ChampionsWatch
@@ -169,17 +168,11 @@ def _bodies(run: str, count: int) -> list[bytes]:
 
 def _stream(chosen: Settings, events: int, display: Display) -> Streamed:
     task = display.task("Stream", total=events, unit="payments")
-    payments = _payments("stream", events)
-    producer = Producer(chosen.addresses.kafka, linger_ms=20)
-    for payment, value in zip(payments, encoded(payments), strict=True):
-        producer.send(TRANSACTIONS, value, payment["customer_id"].encode())
-    producer.flush()
-    producer.close()
     models = ChampionsWatch(Champions(chosen.home), Registry(chosen.addresses.mlflow), FEATURE_SETS)
     models.start()
     models.refresh()  # the first look imports MLflow, for seconds, once in a worker's life
     decider = FraudDecider(models, chosen.fraud, policy_version(chosen.fraud))
-    streamed = stream(chosen, decider, len(payments), task)
+    streamed = stream(chosen, decider, _payments("stream", events), task)
     models.stop()
     return streamed
 
