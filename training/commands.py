@@ -16,10 +16,9 @@ from infra import progress, settings
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion.events import microseconds
-from ingestion.history import History
 from training import promotion, runs
-from training.dataset import Span, newest_us
-from training.runs import Desk, Reason, Report
+from training.dataset import Span
+from training.runs import Desk, Reason, Report, finite
 from training.tasks import EvaluateOptions, EventFile, Task, task
 
 TaskName = Annotated[str, typer.Argument(help="fraud or pricing")]
@@ -50,7 +49,7 @@ def train(
         if data is not None:
             report = _rehearsed(chosen, found, _file(data, mapping), span, told)
         else:
-            report = _trained(chosen, found, span, promote, told)
+            report = runs.train_newest(found, chosen, span, _by_hand(), promote, told)
         told.finish(f"{report.seconds:.0f} s")
     _say(report.as_json(), as_json, lambda: _table(report))
 
@@ -127,19 +126,6 @@ def _rehearsed(chosen: Settings, found: Task, file: EventFile, span: Span, told:
     return runs.rehearse(found, rows, chosen)
 
 
-def _trained(chosen: Settings, found: Task, span: Span, promote: bool, told: progress.Task) -> Report:
-    desk = Desk.of(chosen)
-    desk.registry.champion(found.name)  # fails now, not after the work, if MLflow is down
-    newest = newest_us(History(chosen.history), found.tables)
-    if newest is None:
-        raise UserError(f"expected past events of {found.name}, got none; `tollgate backfill` a file.")
-    with runs.alone(chosen.home, found.name):
-        told.say("joining what was known at each event")
-        rows = found.from_history(chosen, span.window(newest))
-        told.say(f"learning from {len(rows):,} events")
-        return runs.train(found, rows, chosen, desk, _by_hand(), promote)
-
-
 def _moment(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
@@ -175,18 +161,9 @@ def _person() -> str:
 
 def _say(result: dict[str, Any], as_json: bool, for_people: Callable[[], None]) -> None:
     if as_json:
-        typer.echo(json.dumps(_finite(result), default=str))
+        typer.echo(json.dumps(finite(result), default=str))
     else:
         for_people()
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for what is not a number: JSON has no word for it."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(report: Report) -> None:

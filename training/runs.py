@@ -1,6 +1,7 @@
 """One training: learn, measure, judge, record, and let a winner take over. The same for every task."""
 
 import fcntl
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import training
+from infra import progress
 from infra.errors import UserError
 from infra.settings import Settings
+from ingestion.history import History
 from training import models
 from training.champions import Champions
-from training.dataset import Dataset
+from training.dataset import Dataset, Span, newest_us
 from training.gate import Verdict, judge
 from training.promotion import follow, promote
 from training.provenance import commit
@@ -45,8 +48,18 @@ class Report:
     notes: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, as JSON has them."""
+        values: dict[str, Any] = finite(asdict(self))
+        return values
+
+
+def finite(value: Any) -> Any:
+    """The same with null for what is not a number: JSON has no word for it."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,26 @@ class Reason:
 
     who: str
     why: str
+
+
+def train_newest(
+    task: Task, settings: Settings, span: Span, reason: Reason, promoting: bool, told: progress.Task
+) -> Report:
+    """Train on what the history has, up to its newest event unless `span` says until when.
+
+    Raises:
+        UserError: there is no history, too little is known to learn from, or MLflow is down.
+    """
+    desk = Desk.of(settings)
+    desk.registry.champion(task.name)  # fails now, not after the work, if MLflow is down
+    newest = newest_us(History(settings.history), task.tables)
+    if newest is None:
+        raise UserError(f"expected past events of {task.name}, got none; `tollgate backfill` a file.")
+    with alone(settings.home, task.name):
+        told.say("joining what was known at each event")
+        rows = task.from_history(settings, span.window(newest))
+        told.say(f"learning from {len(rows):,} events")
+        return train(task, rows, settings, desk, reason, promoting)
 
 
 def train(

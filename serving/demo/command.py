@@ -1,10 +1,8 @@
 """`tollgate demo`: start everything, learn, decide live, learn again, and say what it was worth."""
 
 import asyncio
-import json
-import subprocess
-import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +24,7 @@ from serving.demo.live import Listener, Stage, Streamed
 from serving.demo.probes import freshness_ms, score_ms
 from serving.demo.story import Story, Stretch, from_file, simulated
 from serving.demo.table import Result, show
+from serving.demo.trainings import Trainings, trainings
 
 SERVERS = ("kafka", "valkey", "mlflow", "history", "worker", "api")
 """Everything but the retrainer, which starts at the end: here the story says when to retrain."""
@@ -58,7 +57,8 @@ def demo(
             told = aside.submit(_story, data, mapping, seed, display)
             chosen = _fresh_stack(display)
             story = told.result()
-        result = asyncio.run(_play(chosen, story, display))
+        with trainings(len(TASKS)) as train:
+            result = asyncio.run(_play(chosen, story, train, display))
         if not down:
             Stack(chosen.home).up(None, display)
     show(result, chosen, time.monotonic() - start, as_json, running=not down)
@@ -97,7 +97,7 @@ def _fresh_stack(display: Display) -> Settings:
     return settings.load()
 
 
-async def _play(chosen: Settings, story: Story, display: Display) -> Result:
+async def _play(chosen: Settings, story: Story, train: Trainings, display: Display) -> Result:
     async with httpx.AsyncClient(base_url=chosen.addresses.api, timeout=30) as http:
         await _stock(http, story)
     started = time.monotonic()
@@ -105,12 +105,12 @@ async def _play(chosen: Settings, story: Story, display: Display) -> Result:
     count = sum(map(len, events.values()))
     load_past(chosen, events, display)
     backfill_s = time.monotonic() - started
-    first = _train(chosen, display, "first models")
+    first = _train(chosen, train, display, "first models")
     producer = Producer(chosen.addresses.kafka, linger_ms=5)
     with Listener(chosen.addresses.kafka) as listener:
         stage = Stage(story, producer, listener, chosen.addresses.api)
         before = await _stretch(stage, story.before, display)
-        second = _train(chosen, display, "retraining")
+        second = _train(chosen, train, display, "retraining")
         after = await _stretch(stage, story.after, display)
         calm = await score_ms(chosen.addresses.api)
         fresh = await freshness_ms(chosen.addresses.api)
@@ -162,30 +162,14 @@ async def _stock(http: httpx.AsyncClient, story: Story) -> None:
         answer.raise_for_status()
 
 
-def _train(chosen: Settings, display: Display, why: str) -> dict[str, dict[str, Any]]:
-    """Train both tasks side by side, each as `tollgate train`, and wait until winners decide."""
+def _train(chosen: Settings, train: Trainings, display: Display, why: str) -> Mapping[str, dict[str, Any]]:
+    """Train both tasks side by side, as `tollgate train` does, and wait until winners decide."""
     task = display.task(f"Train, {why}")
     task.say("fraud and pricing, on matured labels and outcomes")
-    running = {name: _started(name) for name in TASKS}
-    reports = {name: _finished(name, process) for name, process in running.items()}
+    reports = train(TASKS)
     _await_champions(chosen, {name: each["version"] for name, each in reports.items() if each["promoted"]})
     task.finish(", ".join(_outcome(name, each) for name, each in reports.items()))
     return reports
-
-
-def _started(task: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "infra.cli", "train", task, "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _finished(task: str, process: "subprocess.Popen[str]") -> dict[str, Any]:
-    out, err = process.communicate()
-    if process.returncode:
-        raise UserError(
-            f"training {task} failed: {err.strip().splitlines()[-1] if err.strip() else 'no reason'}"
-        )
-    report: dict[str, Any] = json.loads(out)
-    return report
 
 
 def _outcome(task: str, report: dict[str, Any]) -> str:
