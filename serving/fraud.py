@@ -135,7 +135,7 @@ class FraudDecider:
         )
 
     def _explain(self, model: Scorer | None, matrix: Floats) -> "Future[Floats] | None":
-        """Aside, on the other core: TreeSHAP of one row takes as long as 30 predictions."""
+        """Aside, on the other core: TreeSHAP of one row takes as long as twenty predictions."""
         if model is None or not len(matrix):
             return None
         return self._explainer.submit(model.contributions, matrix)

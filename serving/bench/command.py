@@ -63,7 +63,9 @@ class Benched:
 
 def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of every contender, in turn.")] = 3,
-    events: Annotated[int, typer.Option(min=1_000, help="Payments through the stream worker.")] = 30_000,
+    events: Annotated[
+        int, typer.Option(min=1_000, help="Payments a round through the stream worker.")
+    ] = 20_000,
     home: Annotated[Path | None, typer.Option(help="Folder for its own servers; removed at the end.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -92,7 +94,7 @@ def _measured(chosen: Settings, rounds: int, events: int, display: Display) -> B
     load_past(chosen, {"fraud": past}, display)
     rows_per_s = past.decided.num_rows / (time.perf_counter() - started)
     _train(display)
-    streamed = _stream(chosen, events, display)  # first: scores over HTTP are events too
+    streamed = _stream(chosen, rounds, events, display)  # first: scores over HTTP are events too
     return Benched(_loads(rounds, display), streamed, rows_per_s, speeds(1, 20))
 
 
@@ -166,13 +168,14 @@ def _bodies(run: str, count: int) -> list[bytes]:
     return encoded(_payments(run, count))
 
 
-def _stream(chosen: Settings, events: int, display: Display) -> Streamed:
-    task = display.task("Stream", total=events, unit="payments")
+def _stream(chosen: Settings, rounds: int, events: int, display: Display) -> Streamed:
+    count = (rounds + 1) * events
+    task = display.task("Stream", total=count, unit="payments")
     models = ChampionsWatch(Champions(chosen.home), Registry(chosen.addresses.mlflow), FEATURE_SETS)
     models.start()
     models.refresh()  # the first look imports MLflow, for seconds, once in a worker's life
     decider = FraudDecider(models, chosen.fraud, policy_version(chosen.fraud))
-    streamed = stream(chosen, decider, _payments("stream", events), task)
+    streamed = stream(chosen, decider, _payments("stream", count), rounds, task)
     models.stop()
     return streamed
 
@@ -182,7 +185,7 @@ def _values(result: Benched) -> dict[str, Any]:
         "ratio_to_floor": result.ratio("tollgate", "floor"),
         "ratio_to_tutorial": result.ratio("tollgate", "tutorial"),
         "loads": {name: [asdict(each) for each in loads] for name, loads in result.loads.items()},
-        "stream": asdict(result.streamed),
+        "stream": {"events_per_s": result.streamed.events_per_s, **asdict(result.streamed)},
         "backfill_rows_per_s": result.backfill_rows_per_s,
         "simulated_per_s": result.simulated_per_s,
     }

@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from infra.errors import UserError
@@ -15,7 +16,7 @@ from ingestion.topics import TRANSACTIONS
 from serving.processes import build_worker, settle
 from serving.stage import Work
 from serving.terminal_stage import Decider
-from serving.worker import Timings, Watcher
+from serving.worker import Timings, Watcher, Worker
 
 PATIENCE_S = 180.0
 
@@ -40,41 +41,64 @@ class Counter(Watcher):
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """What the worker managed."""
+class Round:
+    """What the worker managed in a round."""
 
     payments: int
     events_per_s: float
     seconds: dict[str, float]
     """By stage of the loop."""
 
+
+@dataclass(frozen=True)
+class Streamed:
+    """What the worker managed, round by round."""
+
+    rounds: Sequence[Round]
+
+    @property
+    def events_per_s(self) -> float:
+        """Median of the rounds."""
+        return median(each.events_per_s for each in self.rounds)
+
     def shares(self) -> dict[str, float]:
-        """Each stage's share of the time, greatest first."""
-        total = sum(self.seconds.values())
-        return {
-            stage: spent / total for stage, spent in sorted(self.seconds.items(), key=lambda each: -each[1])
-        }
+        """Each stage's share of the time of all rounds, greatest first."""
+        sums: dict[str, float] = {}
+        for each in self.rounds:
+            for stage, spent in each.seconds.items():
+                sums[stage] = sums.get(stage, 0.0) + spent
+        total = sum(sums.values())
+        return {stage: spent / total for stage, spent in sorted(sums.items(), key=lambda each: -each[1])}
 
 
-def stream(chosen: Settings, decider: Decider, payments: Sequence[type_of_payment], task: Task) -> Streamed:
-    """Let one worker decide payments that wait in Kafka, from the first to the last.
+def stream(
+    chosen: Settings, decider: Decider, payments: Sequence[type_of_payment], rounds: int, task: Task
+) -> Streamed:
+    """Let one worker decide payments that wait in Kafka, in rounds, each from its first to its last.
 
-    A tenth of them goes before, so that what is done once in a worker's life is not counted.
+    One round more goes before: a fresh broker compiles itself in it, as it does once in its life.
     """
     counter = Counter()
     worker = build_worker(chosen, decider, counter, group=f"bench-{time.time_ns()}")
     settle()
-    warm = len(payments) // 10
-    _send(chosen, payments[:warm])
-    _until(worker.turn, counter, warm)
-    counter.seconds.clear()
-    _send(chosen, payments[warm:])
-    start = time.perf_counter()
-    _until(worker.turn, counter, len(payments))
-    seconds = time.perf_counter() - start
+    size = len(payments) // (rounds + 1)
+    done = [
+        _round(chosen, worker, counter, payments[i * size : (i + 1) * size], task) for i in range(rounds + 1)
+    ]
     gc.unfreeze()  # else libraries complain at the end of what they think has leaked
+    return Streamed(done[1:])
+
+
+def _round(
+    chosen: Settings, worker: Worker, counter: Counter, payments: Sequence[type_of_payment], task: Task
+) -> Round:
+    counter.seconds.clear()
+    _send(chosen, payments)
+    start = time.perf_counter()
+    _until(worker.turn, counter, counter.counts.get("decisions", 0) + len(payments))
+    seconds = time.perf_counter() - start
     task.advance(len(payments))
-    return Streamed(len(payments) - warm, (len(payments) - warm) / seconds, dict(counter.seconds))
+    return Round(len(payments), len(payments) / seconds, dict(counter.seconds))
 
 
 def _send(chosen: Settings, payments: Sequence[type_of_payment]) -> None:
