@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from features.definition import FeatureSet
 from features.state import MICROSECONDS, Entity, Flags, Floats, Ints
+from infra.errors import UserError
 from ingestion.history import DAY_US, History
 from training.card import Trained
 
@@ -100,7 +101,15 @@ def holdout_start(time_us: Ints, test_days: float, incumbent_end_us: int | None,
     Where enough is new to the incumbent (`least_fresh` events after what it learned from), the window lies
     in the newer half of that: neither model has seen it, and the challenger could learn from the older
     half.
+
+    Raises:
+        UserError: there are no events.
     """
+    if not len(time_us):
+        raise UserError(
+            "expected events with a known label or outcome in the window that ends with the newest event, got"
+            " none; look at the newest event's time, or widen the window with --days."
+        )
     first, last = int(time_us[0]), int(time_us[-1])
     usual = max(last - round(test_days * DAY_US), first + round(LEAST_TRAIN_SHARE * (last - first)))
     if incumbent_end_us is None or int((time_us > incumbent_end_us).sum()) < least_fresh:

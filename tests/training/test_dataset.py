@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from infra.errors import UserError
 from ingestion.history import DAY_US
 from training.dataset import Dataset, Span, Window, holdout_start
 
@@ -34,6 +35,11 @@ def test_a_short_history_keeps_most_for_learning() -> None:
 def test_what_is_new_to_the_champion_is_shared_between_learning_and_test() -> None:
     assert holdout_start(DAYS, 7.0, 89 * DAY_US, 10) == 94 * DAY_US
     assert holdout_start(DAYS, 7.0, 40 * DAY_US, 10) == 92 * DAY_US
+
+
+def test_no_events_are_a_clear_sentence() -> None:
+    with pytest.raises(UserError, match="got none"):
+        holdout_start(DAYS[:0], 7.0, None, 10)
 
 
 def test_too_little_news_is_no_window() -> None:
