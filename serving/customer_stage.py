@@ -32,14 +32,16 @@ class CustomerStage(Memoryless):
         """Drop what counted already, fold the rest, send it on to the terminals."""
         work = Work(handled=next_offsets(records))
         arrived = read_batch(records)
-        earlier = look_up(self._store, _seen_keys(arrived), _orphans(arrived))
+        seen_keys = _seen_keys(arrived)
+        earlier = look_up(self._store, seen_keys, _orphans(arrived))
         batch = arrived.take(earlier.fresh)
         work.count("duplicates", len(arrived) - len(batch))
         if len(batch):
             folded = self._fold(batch, values_of(batch))
             work.outputs += self._onward(batch, folded.folded)
             work.writes += folded.writes
-            work.writes += mark_seen(_seen_keys(batch), batch, self._remember_s)
+            fresh_keys = [seen_keys[i] for i in earlier.fresh]
+            work.writes += mark_seen(fresh_keys, batch, self._remember_s)
             self._adopt(earlier, arrived, work)
         return work
 

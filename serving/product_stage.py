@@ -30,7 +30,8 @@ class ProductStage(Memoryless):
         """Drop what counted already and fold the rest."""
         work = Work(handled=next_offsets(records))
         arrived = read_batch(records)
-        earlier = look_up(self._store, _seen_keys(arrived), _orphans(arrived))
+        seen_keys = _seen_keys(arrived)
+        earlier = look_up(self._store, seen_keys, _orphans(arrived))
         batch = arrived.take(earlier.fresh)
         work.count("duplicates", len(arrived) - len(batch))
         if len(batch):
@@ -41,7 +42,8 @@ class ProductStage(Memoryless):
                 batch.integers("event_time_us"),
             )
             work.writes += self._fold(batch, values).writes
-            work.writes += mark_seen(_seen_keys(batch), batch, self._remember_s)
+            fresh_keys = [seen_keys[i] for i in earlier.fresh]
+            work.writes += mark_seen(fresh_keys, batch, self._remember_s)
             self._adopt(earlier, arrived, work)
         return work
 
