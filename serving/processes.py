@@ -42,7 +42,7 @@ def build_worker(
     topics = [*Router.topics, *CustomerStage.topics, *TerminalStage.topics, *ProductStage.topics]
     consumer = Consumer(kafka, topics, group, members)
     router = Router(store, partitions, remember_s, consumer.caught_up)
-    stages += [
+    stages += [  # the router last: it reads no states, so it works while Redis writes the others'
         TerminalStage(
             store, decider, partial(decided_since, kafka), int(settings.decisions.ttl_days * DAY_S)
         ),

@@ -26,7 +26,7 @@ IMPORTED = (
 )
 """What every training imports; a process that has done so is copied for each."""
 
-WHO = runs.Reason("demo", "asked for by `tollgate demo`")
+REASON = runs.Reason("demo", "asked for by `tollgate demo`")
 
 
 class Trainings:
@@ -54,4 +54,4 @@ def trainings(at_once: int) -> Iterator[Trainings]:
 def _train(name: str) -> dict[str, Any]:
     chosen = settings.load()
     span = Span(None, chosen.retraining.window_days)
-    return runs.train_newest(tasks.task(name), chosen, span, WHO, True, Silent()).as_json()
+    return runs.train_newest(tasks.task(name), chosen, span, REASON, True, Silent()).as_json()
