@@ -237,7 +237,7 @@ def test_a_worker_that_starts_in_a_pause_loses_nothing(servers: Servers) -> None
     store.execute([("SET", PAUSE, "test", "EX", 120)])
     servers.send(TRANSACTIONS, [paid(i, f"c-{i}") for i in range(50)])
     worker = servers.worker()
-    until(lambda: worker.turn(wait_ms=10_000) or worker._consumer.assignment())
+    until(lambda: worker.turn(wait_ms=10_000) or worker._held)
     with servers.working(worker):
         assert not servers.decisions()
         store.execute([("DEL", PAUSE)])
