@@ -18,6 +18,7 @@ from kafka import (
     TopicPartition,
 )
 from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.structs import MemberState
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 FLUSH_TIMEOUT_S = 30.0
@@ -264,11 +265,29 @@ class Consumer:
 
         Version 3.0.12 forgets one that began because the topics' metadata came or changed, once it has worked
         out the assignment: without this, the group's leader has no partitions for ever and sends no
-        heartbeats.
+        heartbeats. One that ends between two polls it begins anew, and all members with it: without this, a
+        group whose members poll now and then may rebalance for ever.
         """
         coordinator = self._kafka._coordinator
-        if coordinator.rejoining:
-            coordinator.request_rejoin()
+        if not coordinator.rejoining:
+            return
+        coordinator.request_rejoin()
+        joining = coordinator._join_task
+        if joining and joining.succeeded() and coordinator.state is MemberState.REBALANCING:
+            self._kafka._net.run(self._joined, joining.value)
+
+    async def _joined(self, assignment: bytes) -> None:
+        """What kafka-python does when a rebalance ends within a poll."""
+        coordinator = self._kafka._coordinator
+        coordinator._join_task = None
+        with coordinator._lock:
+            coordinator.rejoining = coordinator.rejoin_needed = False
+            coordinator.state = MemberState.STABLE
+            coordinator._enable_heartbeat()
+        generation = coordinator._generation
+        await coordinator._on_join_complete_async(
+            generation.generation_id, generation.member_id, generation.protocol, assignment
+        )
 
     def commit(self, next_offsets: Mapping[Partition, int]) -> None:
         """Say that everything before these offsets is handled.

@@ -1,6 +1,7 @@
 """The contract of our broker module with the real Kafka, and the faults of its client that it goes round."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -130,6 +131,18 @@ def test_members_of_a_group_share_the_partitions_and_take_over(broker: str) -> N
             until(lambda: (first.poll(20), second.poll(20)) and len(second.assignment()) == 1)
             assert first.assignment() != second.assignment()
         until(lambda: first.poll(20) or len(first.assignment()) == 2)
+
+
+def test_members_that_poll_now_and_then_come_to_share_the_partitions(broker: str) -> None:
+    """A rebalance that ends between two polls counts; kafka-python alone would begin another, for ever."""
+
+    def both_poll() -> None:
+        for each in (first, second):
+            each.poll(5)
+            time.sleep(0.2)
+
+    with reading(broker, [TWO]) as first, reading(broker, [TWO]) as second:
+        until(lambda: both_poll() or {len(each.assignment()) for each in (first, second)} == {1}, limit_s=20)
 
 
 def test_a_group_whose_topics_come_late_gets_them(broker: str) -> None:

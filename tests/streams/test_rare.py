@@ -1,6 +1,7 @@
 """What a run seldom meets: each case is made to happen, on the real Kafka and Valkey."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -281,16 +282,13 @@ def test_what_was_read_but_waits_survives_a_rebalance(servers: Servers) -> None:
     consumer = Consumer(servers.kafka, Router.topics, "rare", Members(stages))
     stages.append(Router(servers.store(), 4, DAY_S, lambda each: each.topic not in awaited))
     worker = Worker(consumer, Producer(servers.kafka), servers.store(), stages, stages[0].full)
-    try:
+    with closing(consumer):
         servers.send(TRANSACTIONS, [paid(i, f"c-{i}") for i in range(100)])
         until(lambda: worker.turn(50) or (servers.lag("rare") and consumer.lag() and _all_read(consumer)))
-        other = Consumer(servers.kafka, Router.topics, "rare")
-        until(lambda: worker.turn(50) or other.poll(50) is None or _halved(consumer, other))
-        other.close()
+        with closing(Consumer(servers.kafka, Router.topics, "rare")) as other:
+            until(lambda: worker.turn(50) or other.poll(50) is None or _halved(consumer, other))
         awaited.clear()
         until(lambda: worker.turn(50) or routed(servers) == {f"t-{i}" for i in range(100)})
-    finally:
-        consumer.close()
 
 
 def _all_read(consumer: Consumer) -> bool:
