@@ -21,6 +21,8 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from kafka.structs import MemberState
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+BATCH_BYTES = MAX_MESSAGE_BYTES // 4
+"""More than comes before a flush: while a second batch waits, each record wakes kafka-python's sender."""
 FLUSH_TIMEOUT_S = 30.0
 METADATA_TIMEOUT_S = 10.0
 """A broker that has just started may not know of its topics yet."""
@@ -103,7 +105,7 @@ class Producer:
         self._kafka = KafkaProducer(
             bootstrap_servers=address,
             linger_ms=linger_ms,
-            batch_size=256 * 1024,
+            batch_size=BATCH_BYTES,
             max_request_size=MAX_MESSAGE_BYTES,
             max_block_ms=max_block_ms,
             delivery_timeout_ms=30_000,

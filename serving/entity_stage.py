@@ -1,6 +1,6 @@
 """What the entity stages share: read the states of a batch in one round trip, fold, and write them back."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,20 +104,27 @@ class Earlier:
 
 
 def look_up(store: Connection, seen_keys: Sequence[bytes], orphans: Sequence[tuple[int, bytes]]) -> Earlier:
-    """Ask, in one round trip, which events of a batch came before and which are waited for.
+    """Ask, in one round trip, which events of a batch came before and whether any is waited for.
 
     Args:
         store: where both are remembered.
-        seen_keys: of each row.
+        seen_keys: of each row, one at least.
         orphans: rows that others may wait for, with the keys of those lists.
     """
-    replies = store.execute(
-        [*(("GET", key) for key in seen_keys), *(("LRANGE", key, 0, -1) for _, key in orphans)]
-    )
+    commands: list[type_of_command] = [("MGET", *seen_keys)]
+    if orphans:
+        commands.append(("EXISTS", *(key for _, key in orphans)))
+    seen, *waited_for = store.execute(commands)
     first = {key: i for i, key in reversed(list(enumerate(seen_keys)))}
-    fresh = [i for i, key in enumerate(seen_keys) if not replies[i] and first[key] == i]
-    asked, kept = zip(orphans, replies[len(seen_keys) :], strict=True), set(fresh)
-    return Earlier(fresh, [(i, key, found) for (i, key), found in asked if found and i in kept])
+    fresh = [i for i, key in enumerate(seen_keys) if not seen[i] and first[key] == i]
+    return Earlier(fresh, _waiting(store, orphans, set(fresh)) if any(waited_for) else [])
+
+
+def _waiting(
+    store: Connection, orphans: Sequence[tuple[int, bytes]], fresh: Container[int]
+) -> list[tuple[int, bytes, Sequence[bytes]]]:
+    lists = store.execute([("LRANGE", key, 0, -1) for _, key in orphans])
+    return [(i, key, found) for (i, key), found in zip(orphans, lists, strict=True) if found and i in fresh]
 
 
 def mark_seen(seen_keys: Sequence[bytes], batch: StreamBatch, remember_s: int) -> list[type_of_command]:

@@ -1,11 +1,11 @@
 """From features to a fraud decision with its costs and reasons: the same for the stream and for HTTP."""
 
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import compress
+from itertools import chain, compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,8 @@ from training.fraud_policy import (
 )
 from training.models import Scorer
 
+EXPLAINERS = 2
+"""Threads that explain decisions."""
 BASELINE = {"name": "baseline", "version": "rules", "alias": "champion"}
 
 PAYMENT_FIELDS = ("transaction_id", "event_time_us", "customer_id", "terminal_id", "amount", "currency")
@@ -59,8 +61,8 @@ class _Judged:
     model: Mapping[str, str]
     asked: Sequence[int]
     """Rows that a person may ask about: all that is not simply approved."""
-    contributions: "Future[Floats] | None"
-    """TreeSHAP of those rows in log odds; None from the rules, which are reasons themselves."""
+    contributions: Iterator[Floats]
+    """TreeSHAP of those rows in log odds; nothing from the rules, which are reasons themselves."""
 
 
 class FraudDecider:
@@ -72,7 +74,7 @@ class FraudDecider:
         self._policy_version = policy_version
         self._rules: Rules = rules_over(FRAUD.names, policy.rules)
         self._no_hits = [{"name": name, "outcome": "no_hit"} for name in self._rules.names]
-        self._explainer = ThreadPoolExecutor(1, "reasons")
+        self._explainers = ThreadPoolExecutor(EXPLAINERS, "reasons")
 
     def decide(
         self,
@@ -96,9 +98,8 @@ class FraudDecider:
         decisions = [
             self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
         ]
-        if judged.contributions is not None:
-            for i, contributions in zip(judged.asked, judged.contributions.result(), strict=True):
-                decisions[i]["reasons"] = reasons_of(rows[i], contributions)
+        for i, contributions in zip(judged.asked, judged.contributions, strict=False):
+            decisions[i]["reasons"] = reasons_of(rows[i], contributions)
         model_ms = (time.perf_counter() - start) * 1e3
         shared = {
             "model": judged.model,
@@ -134,11 +135,12 @@ class FraudDecider:
             self._explain(model, matrix[asked]),
         )
 
-    def _explain(self, model: Scorer | None, matrix: Floats) -> "Future[Floats] | None":
-        """Aside, on the other core: TreeSHAP of one row takes as long as twenty predictions."""
+    def _explain(self, model: Scorer | None, matrix: Floats) -> Iterator[Floats]:
+        """Aside, on all cores: TreeSHAP of one row takes as long as twenty predictions."""
         if model is None or not len(matrix):
-            return None
-        return self._explainer.submit(model.contributions, matrix)
+            return iter(())
+        parts = np.array_split(matrix, min(EXPLAINERS, len(matrix)))
+        return chain.from_iterable(self._explainers.map(model.contributions, parts))
 
     def _decision(
         self,

@@ -25,6 +25,8 @@ from training.champions import Champions
 from training.tracking import Registry
 
 DAY_S = 86_400
+GARBAGE_OBJECTS = 50_000
+"""The collector looks when there are so many more objects than at its last look."""
 GROUP = "tollgate-workers"
 UNTIL_FLUSH_MS = 50
 """Every turn ends with a flush, which waits for nothing; before that, a batch may fill."""
@@ -75,12 +77,14 @@ def worker(metrics_port: int = 0) -> None:
 
 
 def settle() -> None:
-    """Take what was loaded at the start out of the collector's sight.
+    """Take what was loaded at the start out of the collector's sight, and let it look less often.
 
     It lives as long as the process; looking through it for garbage stops everything for a tenth of a second.
+    What comes after has few cycles: a batch of decisions is tens of thousands of objects, and no garbage.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
 
 
 def _models(settings: Settings, measures: ModelMeasures) -> ChampionsWatch:
