@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
-from features.connection import type_of_command
+from features.connection import set_expiring, type_of_command
 from features.index import Place, place_entry, read_place
 from ingestion.broker import Consumer, Partition
 from ingestion.topics import DECISIONS
@@ -61,7 +61,7 @@ def outgoing(value: bytes, customer_id: str, customer_partition: int, place: Pla
 def keeping(decision: Mapping[str, Any], value: bytes, ttl_s: int) -> list[type_of_command]:
     """Commands that keep a decision, whose JSON is `value`, and queue it if it is to be reviewed."""
     name = decision["transaction_id"]
-    commands: list[type_of_command] = [("SET", decision_key(name), value, "EX", ttl_s)]
+    commands: list[type_of_command] = [set_expiring(decision_key(name), value, ttl_s)]
     if decision["decision"] == "review":
         commands.append(("ZADD", PENDING, "NX", expected_loss(decision), name))
     return commands

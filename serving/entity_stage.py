@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from features.connection import Connection, type_of_command
+from features.connection import Connection, set_expiring, type_of_command
 from features.index import Place, place_entry
 from features.online import Codec
 from features.state import Entity, Events, Floats, Folded, Ints, States, codes_of, fold
@@ -131,6 +131,6 @@ def mark_seen(seen_keys: Sequence[bytes], batch: StreamBatch, remember_s: int) -
     """Commands that remember where each event of the batch was folded."""
     places = map(Place, batch.partition.tolist(), batch.position.tolist())
     return [
-        ("SET", key, place_entry(place), "EX", remember_s)
+        set_expiring(key, place_entry(place), remember_s)
         for key, place in zip(seen_keys, places, strict=True)
     ]

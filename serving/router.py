@@ -7,12 +7,12 @@ the transaction it names; one that came before its transaction waits in Redis un
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from features.connection import Connection, type_of_command
+from features.connection import Connection, set_expiring, type_of_command
 from features.fraud import LABEL, PAYMENT
 from features.index import (
     KnownQuote,
@@ -66,8 +66,7 @@ type_of_row = dict[str, Any]
 E = TypeVar("E")
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(NamedTuple):
     """A valid event and where it came from."""
 
     event: BaseModel
@@ -239,7 +238,7 @@ class Router:
 
     def _note(self, key: bytes, known: KnownTransaction | KnownQuote) -> type_of_command:
         """The first copy of an event is the one that counts."""
-        return ("SET", key, known_entry(known), "NX", "EX", self._remember_s)
+        return set_expiring(key, known_entry(known), self._remember_s, only_new=True)
 
     def _park_label(self, label: Label, record: Record) -> KnownTransaction | None:
         entry = self._park(label, record, label_orphans_key(label.transaction_id), _transaction_of(label))

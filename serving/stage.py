@@ -6,14 +6,13 @@ is repeated harmlessly: a state carries the position it was folded at.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from features.connection import type_of_command
 from ingestion.broker import Partition, Record, type_of_headers
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A record to send."""
 
     topic: str
