@@ -29,7 +29,7 @@ demo: install  ## see all of it work: stack, backfill, training, live stream, re
 	$(RUN)/tollgate demo
 
 test: check  ## every test, also those that start servers
-	$(TESTS) -m "servers or containers"
+	$(TESTS) -m "servers or containers or slow"
 
 check: install  ## formatter, linter, types, import rules and quick tests, in under a minute
 	@$(MAKE) --no-print-directory -k -j3 $(if $(filter output-sync,$(.FEATURES)),-Otarget) lint types quick
@@ -43,7 +43,7 @@ types:
 	$(RUN)/mypy
 
 quick:
-	$(TESTS) -m "not servers and not containers"
+	$(TESTS) -m "not servers and not containers and not slow"
 
 bench: install  ## measure throughput and latency on this machine
 	$(RUN)/tollgate bench

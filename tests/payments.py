@@ -16,6 +16,7 @@ type_of_event = Mapping[str, Any]
 type_of_sent = tuple[str, type_of_event]
 
 HANDBOOK = "fraud_handbook/transactions_2018-04-01_2018-08-14.parquet"
+HANDBOOK_FEATURES = "fraud_handbook/features_2018-07-25_2018-07-31.parquet"
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
 
@@ -56,14 +57,15 @@ def label(name: str, at: datetime, fraud: bool, source: str = "chargeback") -> t
 
 def real_payments(n: int, label_delay: timedelta) -> Stream:
     """The first `n` payments of the Fraud Detection Handbook's data, or simulated ones where it is away."""
-    file = _test_data() / HANDBOOK
+    file = data_folder() / HANDBOOK
     rows = _handbook(file, n) if file.exists() else _simulated(n)
     paid = [payment(f"t-{i}", at, f"c-{c}", f"m-{m}", x) for i, at, c, m, x, _ in rows]
     told = [label(f"t-{i}", at + label_delay, fraud) for i, at, _, _, _, fraud in rows]
     return Stream([*((TRANSACTIONS, each) for each in paid), *((LABELS, each) for each in told)])
 
 
-def _test_data() -> Path:
+def data_folder() -> Path:
+    """Published data for tests; `TOLLGATE_TEST_DATA` names another folder."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     return Path(os.environ.get("TOLLGATE_TEST_DATA", beside))
 
