@@ -142,8 +142,14 @@ def test_two_stacks_live_side_by_side(stack: Stack, tmp_path: Path) -> None:
         other.down(purge=True)
 
 
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_during_up_takes_all_of_it_down(stack: Stack) -> None:
-    with subprocess.Popen(command(stack, "up", "--only", "mlflow,valkey"), stderr=subprocess.PIPE) as up:
+    asked = command(stack, "up", "--only", "mlflow,valkey")
+    with subprocess.Popen(asked, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c) as up:
         until(lambda: stack.status()[2].state == "starting")
         up.send_signal(signal.SIGINT)
         _, error = up.communicate(timeout=30)
