@@ -122,6 +122,7 @@ def test_a_fold_of_the_handbook(chosen: Settings, events: PastEvents) -> None:
         "expected_cost",
     } <= found.keys()
     assert found["average_precision"] > 0.3
+    assert 0 < found["card_precision_at_100"] <= found["card_precision_at_100_ceiling"] <= 1
 
 
 def test_a_fold_outside_of_the_file_is_refused(chosen: Settings, events: PastEvents) -> None:
