@@ -29,6 +29,8 @@ MODEL_FOLDER = "tollgate"
 HEADLINE = "headline"
 """Tag of a version: its few most telling figures, as JSON."""
 
+KEPT_S = 2.0
+"""MLflow closes a connection that was idle for 5 s: a client that keeps it as long may ask just then."""
 _API = "/api/2.0/mlflow"
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _MAX_PARAMETER = 500
@@ -59,7 +61,9 @@ class Registry:
 
     def __init__(self, url: str, timeout_s: float = 2.0) -> None:
         self._url = url
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+        self._http = httpx.Client(
+            base_url=url, timeout=timeout_s, limits=httpx.Limits(keepalive_expiry=KEPT_S)
+        )
         self._patient = httpx.Timeout(10 * timeout_s)
 
     def champion(self, task: str) -> Version | None:
