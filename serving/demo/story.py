@@ -22,7 +22,7 @@ from ingestion.simulators.scenarios import RING, Fraud
 
 PAST_DAYS, BEFORE_DAYS, AFTER_DAYS = 90, 21, 4
 """Days to learn from; live days until the retraining; live days after it."""
-CUSTOMERS = 800
+CUSTOMERS = 650
 RING_SHARE, RING_CASHOUT = 0.012, (2.0, 4.5)
 """The new fraud pattern, from the first live day on: its share of payments, and what a card is emptied of, in
 multiples of its usual amount."""
