@@ -273,10 +273,11 @@ class Consumer:
         coordinator = self._kafka._coordinator
         if not coordinator.rejoining:
             return
-        coordinator.request_rejoin()
         joining = coordinator._join_task
         if joining and joining.succeeded() and coordinator.state is MemberState.REBALANCING:
             self._kafka._net.run(self._joined, joining.value)
+        else:
+            coordinator.request_rejoin()
 
     async def _joined(self, assignment: bytes) -> None:
         """What kafka-python does when a rebalance ends within a poll."""

@@ -61,8 +61,8 @@ class _Judged:
     model: Mapping[str, str]
     asked: Sequence[int]
     """Rows that a person may ask about: all that is not simply approved."""
-    contributions: Iterator[Floats]
-    """TreeSHAP of those rows in log odds; nothing from the rules, which are reasons themselves."""
+    contributions: Iterator[Floats] | None
+    """TreeSHAP of those rows in log odds; None from the rules, which are reasons themselves."""
 
 
 class FraudDecider:
@@ -98,8 +98,9 @@ class FraudDecider:
         decisions = [
             self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
         ]
-        for i, contributions in zip(judged.asked, judged.contributions, strict=False):
-            decisions[i]["reasons"] = reasons_of(rows[i], contributions)
+        if judged.contributions is not None:
+            for i, contributions in zip(judged.asked, judged.contributions, strict=True):
+                decisions[i]["reasons"] = reasons_of(rows[i], contributions)
         model_ms = (time.perf_counter() - start) * 1e3
         shared = {
             "model": judged.model,
@@ -135,10 +136,10 @@ class FraudDecider:
             self._explain(model, matrix[asked]),
         )
 
-    def _explain(self, model: Scorer | None, matrix: Floats) -> Iterator[Floats]:
-        """Aside, on all cores: TreeSHAP of one row takes as long as twenty predictions."""
+    def _explain(self, model: Scorer | None, matrix: Floats) -> Iterator[Floats] | None:
+        """Aside, on both cores: TreeSHAP of one row takes as long as twenty predictions."""
         if model is None or not len(matrix):
-            return iter(())
+            return None
         parts = np.array_split(matrix, min(EXPLAINERS, len(matrix)))
         return chain.from_iterable(self._explainers.map(model.contributions, parts))
 

@@ -281,8 +281,8 @@ def test_what_was_read_but_waits_survives_a_rebalance(servers: Servers) -> None:
     stages: list[Any] = []
     consumer = Consumer(servers.kafka, Router.topics, "rare", Members(stages))
     stages.append(Router(servers.store(), 4, DAY_S, lambda each: each.topic not in awaited))
-    worker = Worker(consumer, Producer(servers.kafka), servers.store(), stages, stages[0].full)
-    with closing(consumer):
+    with closing(consumer), closing(Producer(servers.kafka)) as producer:
+        worker = Worker(consumer, producer, servers.store(), stages, stages[0].full)
         servers.send(TRANSACTIONS, [paid(i, f"c-{i}") for i in range(100)])
         until(lambda: worker.turn(50) or (servers.lag("rare") and consumer.lag() and _all_read(consumer)))
         with closing(Consumer(servers.kafka, Router.topics, "rare")) as other:

@@ -1,9 +1,8 @@
 """The Fraud Detection Handbook's own 15 features (chapter 3), as sums over exact windows.
 
-Only the tests have them: our protocol is the book's because its models then give its figures.
+Only the tests have them, to prove that our protocol is the book's: its models give its figures.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +28,16 @@ def features(rows: pd.DataFrame) -> Floats:
     """Shape (n, 15), in the order of the published files."""
     at_s = rows["at_s"].to_numpy()
     amount, fraud = rows["TX_AMOUNT"].to_numpy(), rows["TX_FRAUD"].to_numpy(float)
+    ones = np.ones(len(rows))
     columns = [amount, _weekend(at_s), _night(at_s)]
     customer = _Windows(rows["CUSTOMER_ID"].to_numpy(), at_s)
     for days in WINDOWS_DAYS:
-        count = customer.sums(np.ones(len(rows)), days)
+        count = customer.sums(ones, days)
         columns += [count, customer.sums(amount, days) / count]
     terminal = _Windows(rows["TERMINAL_ID"].to_numpy(), at_s)
     for days in WINDOWS_DAYS:
         count, frauds = (
-            terminal.sums(each, days + DELAY_DAYS) - terminal.sums(each, DELAY_DAYS)
-            for each in (np.ones(len(rows)), fraud)
+            terminal.sums(each, days + DELAY_DAYS) - terminal.sums(each, DELAY_DAYS) for each in (ones, fraud)
         )
         columns += [count, np.divide(frauds, count, out=np.zeros(len(rows)), where=count > 0)]
     return np.column_stack(columns)
@@ -70,9 +69,9 @@ class _Windows:
         line = key[self._order] * (2 * int(at_s.max()))  # every key a stretch of its own on one time line
         self._at = line + at_s[self._order]
 
-    def sums(self, values: Sequence[float] | Floats, days: int) -> Floats:
+    def sums(self, values: Floats, days: int) -> Floats:
         """Of `values` in (time - days, time], shape (n,)."""
-        running = np.concatenate([[0.0], np.cumsum(np.asarray(values, float)[self._order])])
+        running = np.concatenate([[0.0], np.cumsum(values[self._order])])
         first = np.searchsorted(self._at, self._at - days * DAY_S, side="right")
         found = np.empty(len(self._at))
         found[self._order] = running[1:] - running[first]

@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -42,10 +43,9 @@ def test_a_connection_is_given_up_before_the_server_does(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "KEPT_S", 0.05)
-    registry = Registry(address)
-    for _ in range(3):
-        found = registry.champion("fraud")
-        assert found is not None
-        assert found.version == "1"
-        time.sleep(0.1)
-    registry.close()
+    with closing(Registry(address)) as registry:
+        for _ in range(3):
+            found = registry.champion("fraud")
+            assert found is not None
+            assert found.version == "1"
+            time.sleep(0.1)

@@ -25,6 +25,8 @@ from training.dataset import Dataset, Span, newest_us
 from training.gate import judge
 from training.tasks import Incumbent, Trial, task
 
+pytestmark = pytest.mark.slow
+
 DAYS, LEARNED_DAYS = 30, 24
 
 
