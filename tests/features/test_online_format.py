@@ -163,6 +163,7 @@ def test_stamps_are_protobuf_timestamps(stamp_us: int) -> None:
     assert decode_stamp(expected) == stamp_us
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.text(min_size=1, max_size=128).filter(lambda each: each.isprintable()))
 def test_keys_are_feasts_own(name: str) -> None:
