@@ -98,12 +98,8 @@ def _lives_of_inputs(entities: Sequence[Entity], request: Sequence[str]) -> dict
     for entity in entities:
         lives[f"{entity.name}_seen_at"] = ()
         for aggregate in entity.aggregates:
-            if isinstance(aggregate, Decayed):
-                lives |= {
-                    f"{entity.name}_{aggregate.name}_{part}": aggregate.lives for part in aggregate.parts
-                }
-            else:
-                lives[f"{entity.name}_{aggregate.name}"] = ()
+            each = aggregate.lives if isinstance(aggregate, Decayed) else ()
+            lives |= {f"{entity.name}_{block}": each for block in aggregate.blocks}
     return lives
 
 

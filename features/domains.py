@@ -63,12 +63,16 @@ def numbers(rows: pa.Table, column: str) -> Floats:
 
 def _fraud_values(kind: Ints, rows: pa.Table) -> Floats:
     return fraud.event_values(
-        kind, numbers(rows, "amount"), words(rows, "label"), rows["event_time_us"].to_numpy()
+        kind,
+        numbers(rows, "amount"),
+        words(rows, "label"),
+        rows["event_time_us"].to_numpy(),
+        fraud.codes_of_rows(rows),
     )
 
 
 def _fraud_request(rows: pa.Table) -> Mapping[str, Floats]:
-    return fraud.request_columns(numbers(rows, "amount"), words(rows, "channel"))
+    return fraud.request_columns(numbers(rows, "amount"), words(rows, "channel"), fraud.codes_of_rows(rows))
 
 
 def _pricing_values(kind: Ints, rows: pa.Table) -> Floats:
@@ -93,7 +97,7 @@ DOMAINS = {
         decided=history.TRANSACTIONS,
         settled=history.LABELS,
         key="transaction_id",
-        decided_columns=("amount", "channel"),
+        decided_columns=("amount", "channel", "device_id", "ip", "merchant_category", "country"),
         settled_columns=("amount", "label"),
         values=_fraud_values,
         request=_fraud_request,

@@ -3,31 +3,65 @@
 Event kinds of the customer and terminal streams: a payment, and a label at the moment it arrived.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from features.definition import feature_set, ratio
-from features.state import Decayed, Entity, Floats, Ints, Latest
+from features.state import Decayed, Entity, Floats, Ints, Latest, Recent, code_of, recall
 
 PAYMENT, LABEL = 0, 1
 
 LIVES = ("1h", "1d", "7d", "30d")
 LABEL_LIVES = ("1d", "7d", "30d")
-VALUES = ("amount", "is_fraud", "time_s")
-"""Columns of an event's value matrix: amount (payments), 1 or 0 (labels), its time in seconds since 1970."""
 
-_AGGREGATES = (
+CODES = {
+    "terminal": "terminal_id",
+    "device": "device_id",
+    "network": "ip",
+    "category": "merchant_category",
+    "country": "country",
+}
+"""Columns of codes, and the payment's text field that each is the code of."""
+
+VALUES = ("amount", "is_fraud", "fraud_amount", "fraud_s", "time_s", *CODES)
+"""Columns of an event's value matrix: amount (payments); 1 or 0 (labels), the amount that was fraud and when
+that was known (labels of frauds); the event's time; codes (payments). Times in seconds since 1970 UTC."""
+
+_MONEY = (
     Decayed("amount", PAYMENT, "amount", LIVES),
-    Decayed("fraud", LABEL, "is_fraud", LABEL_LIVES, squares=False),
+    Decayed("fraud", LABEL, "is_fraud", LABEL_LIVES, ("n", "sum")),
     Latest("paid_at", PAYMENT, "time_s", clock="paid_at"),
 )
 
-CUSTOMER = Entity("customer", "customer_id", VALUES, _AGGREGATES)
-TERMINAL = Entity("terminal", "terminal_id", VALUES, _AGGREGATES)
+CUSTOMER = Entity(
+    "customer",
+    "customer_id",
+    VALUES,
+    (
+        *_MONEY,
+        Recent("terminals", PAYMENT, "terminal", columns=3),
+        Recent("devices", PAYMENT, "device", columns=1),
+        Recent("networks", PAYMENT, "network", columns=1),
+        Recent("categories", PAYMENT, "category", columns=1),
+        Recent("countries", PAYMENT, "country", columns=1),
+    ),
+)
+TERMINAL = Entity(
+    "terminal",
+    "terminal_id",
+    VALUES,
+    (
+        *_MONEY,
+        Latest("fraud_known_at", LABEL, "fraud_s", clock="fraud_known_at"),
+        Latest("fraud_amount", LABEL, "fraud_amount", clock="fraud_known_at"),
+    ),
+)
 
-REQUEST = ("amount", "online")
-"""Columns of a request: the amount; 1 for an online payment, 0 for another, NaN if not given."""
+REQUEST = ("amount", "online", *CODES)
+"""Columns of a request: the amount; 1 for an online payment, 0 for another, NaN if not given; codes."""
 
 DAY_S = 86_400.0
 THURSDAY = 4
@@ -83,6 +117,31 @@ def customer_fraud_rate(customer_fraud_n: Floats, customer_fraud_sum: Floats) ->
     return ratio(customer_fraud_sum, customer_fraud_n)
 
 
+def customer_terminal_familiarity(terminal: Floats, customer_terminals: Floats) -> Floats:
+    """How many other terminals the customer used since this one; 9 if it is none of the last nine."""
+    return recall(customer_terminals, terminal)
+
+
+def customer_device_familiarity(device: Floats, customer_devices: Floats) -> Floats:
+    """How many other devices the customer used since this one; 3 if it is none of the last three."""
+    return recall(customer_devices, device)
+
+
+def customer_network_familiarity(network: Floats, customer_networks: Floats) -> Floats:
+    """The same of the network that the payment's IP address is in."""
+    return recall(customer_networks, network)
+
+
+def customer_category_familiarity(category: Floats, customer_categories: Floats) -> Floats:
+    """The same of the merchant's category."""
+    return recall(customer_categories, category)
+
+
+def customer_country_familiarity(country: Floats, customer_countries: Floats) -> Floats:
+    """The same of the country."""
+    return recall(customer_countries, country)
+
+
 def terminal_payment_count(terminal_amount_n: Floats) -> Floats:
     """Decayed number of earlier payments at the terminal."""
     return terminal_amount_n
@@ -115,6 +174,16 @@ def terminal_fraud_rate(terminal_fraud_n: Floats, terminal_fraud_sum: Floats) ->
     return ratio(terminal_fraud_sum, terminal_fraud_n)
 
 
+def terminal_fraud_known_s(at_s: Floats, terminal_fraud_known_at: Floats) -> Floats:
+    """Seconds since it was last known that a payment at the terminal had been fraud; NaN before the first."""
+    return np.maximum(at_s - terminal_fraud_known_at, 0.0)
+
+
+def terminal_fraud_amount(terminal_fraud_amount: Floats) -> Floats:
+    """Amount of the payment at the terminal that was the last to be known as fraud; NaN before the first."""
+    return terminal_fraud_amount
+
+
 def _zscore(x: Floats, n: Floats, total: Floats, squares: Floats) -> Floats:
     """Against mean and spread, with one unit of money added to the spread: two payments tell little."""
     mean = ratio(total, n)
@@ -129,20 +198,84 @@ FRAUD = feature_set(
         amount, online, hour_of_day, is_weekend,
         customer_payment_count, customer_amount_mean, customer_amount_zscore, customer_idle_s,
         customer_fraud_rate,
+        customer_terminal_familiarity, customer_device_familiarity, customer_network_familiarity,
+        customer_category_familiarity, customer_country_familiarity,
         terminal_payment_count, terminal_amount_mean, terminal_amount_zscore, terminal_idle_s,
-        terminal_label_count, terminal_fraud_rate,
+        terminal_label_count, terminal_fraud_rate, terminal_fraud_known_s, terminal_fraud_amount,
     ),
 )  # fmt: skip
 """The features of the fraud model."""
 
 
-def event_values(kind: Ints, amount: Floats, label: Sequence[str | None], event_time_us: Ints) -> Floats:
-    """Value matrix of payments and labels in the order of `VALUES`, shape (n, 3)."""
+def event_values(
+    kind: Ints,
+    amount: Floats,
+    label: Sequence[str | None],
+    event_time_us: Ints,
+    codes: Mapping[str, Floats],
+) -> Floats:
+    """Value matrix of payments and labels in the order of `VALUES`, shape (n, len(VALUES)).
+
+    Args:
+        kind: `PAYMENT` or `LABEL`.
+        amount: of the payment, also of the one that a label tells of.
+        label: "fraud" or "legitimate"; None for payments.
+        event_time_us: of the payment, or of the label's arrival.
+        codes: columns of `CODES`.
+    """
     is_fraud = np.array([np.nan if each is None else float(each == "fraud") for each in label])
-    return np.column_stack([np.where(kind == PAYMENT, amount, np.nan), is_fraud, event_time_us / 1e6])
+    time_s = event_time_us / 1e6
+    known = is_fraud == 1.0
+    return np.column_stack(
+        [
+            np.where(kind == PAYMENT, amount, np.nan),
+            is_fraud,
+            np.where(known, amount, np.nan),
+            np.where(known, time_s, np.nan),
+            time_s,
+            *(codes[name] for name in CODES),
+        ]
+    )
 
 
-def request_columns(amount: Floats, channel: Sequence[str | None]) -> dict[str, Floats]:
+def request_columns(
+    amount: Floats, channel: Sequence[str | None], codes: Mapping[str, Floats]
+) -> dict[str, Floats]:
     """Columns of requests in the names of `REQUEST`, each of shape (n,)."""
     online = np.array([np.nan if each is None else float(each == "online") for each in channel])
-    return {"amount": amount, "online": online}
+    return {"amount": amount, "online": online, **codes}
+
+
+def codes_of_rows(rows: pa.Table | pa.RecordBatch) -> dict[str, Floats]:
+    """Columns of `CODES` of events, each of shape (n,); NaN where a text is not given."""
+    return {name: _codes_of_column(name, rows.column(field)) for name, field in CODES.items()}
+
+
+def codes_of_payments(payments: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
+    """The same of payments' fields."""
+    return {name: _codes(name, [each.get(field) for each in payments]) for name, field in CODES.items()}
+
+
+def _codes(name: str, texts: Sequence[str | None]) -> Floats:
+    named = _network if name == "network" else str
+    return np.array([np.nan if each is None else float(code_of(named(each))) for each in texts])
+
+
+def _codes_of_column(name: str, column: pa.Array | pa.ChunkedArray) -> Floats:
+    """The same for a long column of few distinct texts."""
+    if column.null_count == len(column):
+        return np.full(len(column), np.nan)
+    whole = column if isinstance(column, pa.Array) else column.combine_chunks()
+    coded = whole.dictionary_encode()
+    distinct = _codes(name, [*coded.dictionary.to_pylist(), None])
+    codes: Floats = distinct[coded.indices.fill_null(len(distinct) - 1).to_numpy()]
+    return codes
+
+
+def _network(ip: str) -> str:
+    """The first three bytes of an IPv4 address, the first three groups of an IPv6 one.
+
+    >>> _network("203.0.113.7"), _network("2001:db8:1::7")
+    ('203.0.113', '2001:db8:1')
+    """
+    return ":".join(ip.split(":")[:3]) if ":" in ip else ip.rpartition(".")[0]

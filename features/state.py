@@ -9,6 +9,7 @@ stamp before), so that ties and late events have one order in the stream, the re
 and it skips events whose position in the entity's stream was folded already.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +28,15 @@ NEVER_FOLDED = -1
 """Position of a state that no event of its stream has reached."""
 
 _LIFE_UNITS_S = {"h": 3_600.0, "d": 86_400.0}
-_DECAYED, _LATEST = 0, 1
+_DECAYED, _LATEST, _RUN, _RECENT, _MORE = range(5)
+"""What a column does; `_MORE` is one that the column before it takes care of."""
+_POWERS = {"n": 0, "sum": 1, "squares": 2}
+
+CODE_BITS = 17
+"""Bits of the code that stands for a text."""
+CODES_A_COLUMN = 3
+"""Codes in a column: 51 bits are a whole number that a float64 holds exactly."""
+_CODE_MASK = 2**CODE_BITS - 1
 
 
 def life_s(name: str) -> float:
@@ -43,19 +52,30 @@ def life_s(name: str) -> float:
 class Decayed:
     """Decayed count, sum and sum of squares of `value` over events of `event`, one each per mean life.
 
-    Columns: `{name}_n_{life}`, `{name}_sum_{life}`, and `{name}_squares_{life}` if `squares`.
+    Columns: `{name}_{part}_{life}` for each of `parts`, some of n, sum and squares.
     """
 
     name: str
     event: int
     value: str
     lives: tuple[str, ...]
-    squares: bool = True
+    parts: tuple[str, ...] = ("n", "sum", "squares")
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the blocks, each with a column per life."""
-        return ("n", "sum", "squares") if self.squares else ("n", "sum")
+    def blocks(self) -> dict[str, int]:
+        """Name and columns of each block."""
+        return {f"{self.name}_{part}": len(self.lives) for part in self.parts}
+
+    @property
+    def folded(self) -> list["Column"]:
+        """Every column, in order."""
+        return [
+            Column(
+                f"{self.name}_{part}_{life}", _DECAYED, self.event, self.value, life_s(life), _POWERS[part]
+            )
+            for part in self.parts
+            for life in self.lives
+        ]
 
 
 @dataclass(frozen=True)
@@ -71,16 +91,79 @@ class Latest:
     value: str
     clock: str
 
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Name and columns of its block."""
+        return {self.name: 1}
+
+    @property
+    def folded(self) -> list["Column"]:
+        """Its column."""
+        return [Column(self.name, _LATEST, self.event, self.value, clock=self.clock)]
+
 
 @dataclass(frozen=True)
-class _Column:
+class Run:
+    """How many events of `event` in a row, up to the newest, had a `value` of 0. Column: `{name}`."""
+
+    name: str
+    event: int
+    value: str
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Name and columns of its block."""
+        return {self.name: 1}
+
+    @property
+    def folded(self) -> list["Column"]:
+        """Its column."""
+        return [Column(self.name, _RUN, self.event, self.value)]
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The distinct codes that came last as `value` of `event`, newest first; a late event counts as new.
+
+    A code is a whole number from 1 to 2^17 - 1 (`code_of` a text); three of them share a column, and 0 is
+    none. `recall` reads them. Columns: `{name}_0` to `{name}_{columns - 1}`.
+    """
+
+    name: str
+    event: int
+    value: str
+    columns: int
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Name and columns of its block."""
+        return {self.name: self.columns}
+
+    @property
+    def folded(self) -> list["Column"]:
+        """Every column, in order; the first does the work."""
+        kinds = [_RECENT, *[_MORE] * (self.columns - 1)]
+        return [
+            Column(f"{self.name}_{i}", kind, self.event, self.value, power=self.columns)
+            for i, kind in enumerate(kinds)
+        ]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the fold does with one column of a state."""
+
     name: str
     operation: int
     event: int
     value: str
-    life_s: float
-    power: int
-    clock: str
+    life_s: float = np.inf
+    power: int = 1
+    """Of the value in a sum; for `Recent` how many columns."""
+    clock: str = "seen_at"
+
+
+type_of_aggregate = Decayed | Latest | Run | Recent
 
 
 @dataclass(frozen=True)
@@ -94,7 +177,7 @@ class Entity:
     name: str
     key: str
     values: tuple[str, ...]
-    aggregates: tuple[Decayed | Latest, ...]
+    aggregates: tuple[type_of_aggregate, ...]
 
     @property
     def view(self) -> str:
@@ -112,7 +195,7 @@ class Entity:
         found: dict[str, slice] = {"seen_at": slice(0, 1)}
         at = 1
         for aggregate in self.aggregates:
-            for name, width in _block_widths(aggregate):
+            for name, width in aggregate.blocks.items():
                 found[name] = slice(at, at + width)
                 at += width
         return found
@@ -135,8 +218,8 @@ class Entity:
         )
 
     @cached_property
-    def _folded(self) -> tuple[_Column, ...]:
-        return tuple(column for aggregate in self.aggregates for column in _columns(aggregate))
+    def _folded(self) -> tuple[Column, ...]:
+        return tuple(column for aggregate in self.aggregates for column in aggregate.folded)
 
     def cold(self, n: int) -> Floats:
         """`n` states of entities never seen, shape (n, columns)."""
@@ -148,32 +231,6 @@ class Entity:
         row[:, 0] = np.nan
         row[:, self.program[0] == _LATEST] = np.nan
         return row
-
-
-def _block_widths(aggregate: Decayed | Latest) -> list[tuple[str, int]]:
-    if isinstance(aggregate, Latest):
-        return [(aggregate.name, 1)]
-    return [(f"{aggregate.name}_{part}", len(aggregate.lives)) for part in aggregate.parts]
-
-
-def _columns(aggregate: Decayed | Latest) -> list[_Column]:
-    if isinstance(aggregate, Latest):
-        return [
-            _Column(aggregate.name, _LATEST, aggregate.event, aggregate.value, np.inf, 1, aggregate.clock)
-        ]
-    return [
-        _Column(
-            f"{aggregate.name}_{part}_{life}",
-            _DECAYED,
-            aggregate.event,
-            aggregate.value,
-            life_s(life),
-            power,
-            "seen_at",
-        )
-        for power, part in enumerate(aggregate.parts)
-        for life in aggregate.lives
-    ]
 
 
 @dataclass(frozen=True)
@@ -294,17 +351,42 @@ def _advance_and_add(
     ahead = 0.0 if np.isnan(state[0]) else at - state[0]
     late = ahead < 0
     for c in range(1, len(state)):
-        decayed = operation[c] == 0
-        if decayed and not late:
+        if operation[c] == _DECAYED and not late:
             state[c] *= np.exp(-ahead / life[c])
-        if listens[c] == kind and not np.isnan(x[value[c]]):
-            if decayed:
-                weight = np.exp(ahead / life[c]) if late else 1.0
-                state[c] += weight * x[value[c]] ** power[c]
-            elif not at < state[clock[c]]:
-                state[c] = x[value[c]]
+        if listens[c] != kind or np.isnan(x[value[c]]):
+            continue
+        if operation[c] == _DECAYED:
+            weight = np.exp(ahead / life[c]) if late else 1.0
+            state[c] += weight * x[value[c]] ** power[c]
+        else:
+            _take(operation[c], state, c, x[value[c]], not at < state[clock[c]], power[c])
     if not late:
         state[0] = at
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _take(operation: int, state: Floats, c: int, given: float, newest: bool, columns: int) -> None:
+    """What does not decay; `newest` says that nothing later has come to the column's clock."""
+    if operation == _LATEST and newest:
+        state[c] = given
+    elif operation == _RUN:
+        state[c] = state[c] + 1.0 if given == 0.0 else 0.0
+    elif operation == _RECENT:
+        _remember(state[c : c + columns], int(given))
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _remember(columns: Floats, code: int) -> None:
+    """Put a code first; those before it move back by one, up to where it was."""
+    moving = code
+    for c in range(len(columns)):
+        packed, kept = int(columns[c]), 0
+        for i in range(CODES_A_COLUMN):
+            old = (packed >> (CODE_BITS * i)) & _CODE_MASK
+            kept |= (moving if moving else old) << (CODE_BITS * i)
+            if moving:
+                moving = 0 if old == code else old
+        columns[c] = kept
 
 
 @dataclass(frozen=True)
@@ -327,6 +409,29 @@ def read(entity: Entity, states: Floats, at_s: Floats) -> Snapshot:
     """
     idle_s = np.fmax(at_s - states[:, 0], 0.0)
     return Snapshot(entity, states * np.exp(idle_s[:, None] / -entity.lives_s))
+
+
+def code_of(text: str) -> int:
+    """Code of a text for `Recent`, the same everywhere, for ever; one in 131,071 others has the same.
+
+    >>> code_of("terminal-4")
+    68590
+    """
+    return int(zlib.crc32(text.encode()) % _CODE_MASK) + 1
+
+
+def recall(recent: Floats, code: Floats) -> Floats:
+    """How many other codes came since each row's own came last, as many as are remembered if it did not.
+
+    Args:
+        recent: block of a `Recent`, shape (n, columns).
+        code: shape (n, 1); NaN gives NaN.
+    """
+    packed = recent.astype(np.int64)[:, :, None] >> (CODE_BITS * np.arange(CODES_A_COLUMN))
+    slots = (packed & _CODE_MASK).reshape(len(recent), -1)
+    found = slots == code
+    place = np.where(found.any(axis=1), found.argmax(axis=1), slots.shape[1])[:, None]
+    return np.where(np.isnan(code), np.nan, place)
 
 
 def codes_of(ids: Sequence[str]) -> tuple[Ints, list[str]]:

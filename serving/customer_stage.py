@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from features.connection import Connection
-from features.fraud import CUSTOMER, PAYMENT, event_values
+from features.fraud import CUSTOMER, PAYMENT, codes_of_rows, event_values
 from features.index import KnownTransaction, label_orphans_key, label_seen_key, transaction_seen_key
 from features.state import Floats, Folded
 from ingestion.broker import Record
@@ -77,7 +77,7 @@ class CustomerStage(Memoryless):
 def values_of(batch: StreamBatch) -> Floats:
     """What payments and labels bring to a state, in the order of the fraud entities' `VALUES`."""
     columns = batch.numbers("amount"), batch.strings("label"), batch.integers("event_time_us")
-    return event_values(batch.integers("kind"), *columns)
+    return event_values(batch.integers("kind"), *columns, codes_of_rows(batch.rows))
 
 
 def _seen_keys(batch: StreamBatch) -> list[bytes]:

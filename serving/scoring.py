@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from features.connection import AsyncConnection, StoreError, type_of_command
-from features.fraud import CUSTOMER, FRAUD, TERMINAL, request_columns
+from features.fraud import CUSTOMER, FRAUD, TERMINAL, codes_of_payments, request_columns
 from features.online import Codec
 from features.state import MICROSECONDS, Floats
 from ingestion.events import Transaction, microseconds
@@ -119,7 +119,8 @@ def outgoing(event: Transaction, headers: Sequence[tuple[str, bytes]] = ()) -> O
 def _matrix(payments: Sequence[dict[str, Any]], states: dict[str, Floats]) -> Floats:
     amount = np.array([payment["amount"] for payment in payments])
     at_s = np.array([payment["event_time_us"] for payment in payments], np.int64) / MICROSECONDS
-    return FRAUD.matrix(states, request_columns(amount, [payment["channel"] for payment in payments]), at_s)
+    channel = [payment["channel"] for payment in payments]
+    return FRAUD.matrix(states, request_columns(amount, channel, codes_of_payments(payments)), at_s)
 
 
 def _payment(event: Transaction) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 
 from features.connection import Connection, type_of_command
-from features.fraud import CUSTOMER, FRAUD, PAYMENT, TERMINAL, request_columns
+from features.fraud import CUSTOMER, FRAUD, PAYMENT, TERMINAL, codes_of_rows, request_columns
 from features.index import Place
 from features.state import MICROSECONDS, Floats
 from ingestion.broker import Partition, Record
@@ -147,7 +147,7 @@ class TerminalStage:
             return []
         matrix = FRAUD.matrix(
             {CUSTOMER.name: customer_states(batch), TERMINAL.name: terminal_states},
-            request_columns(batch.numbers("amount"), batch.strings("channel")),
+            request_columns(batch.numbers("amount"), batch.strings("channel"), codes_of_rows(batch.rows)),
             batch.integers("event_time_us") / MICROSECONDS,
         )
         return self._decider.decide(batch.rows.select(PAYMENT_FIELDS).to_pylist(), matrix)

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ConfigDict
 
-from features.fraud import CUSTOMER, FRAUD, TERMINAL, request_columns
+from features.fraud import CUSTOMER, FRAUD, TERMINAL, codes_of_payments, request_columns
 from features.state import MICROSECONDS, Entity, Floats
 from features.store import FeatureStore, feast_address
 from infra.settings import Settings, load
@@ -63,7 +63,9 @@ def _matrix(event: Transaction, found: pd.DataFrame) -> Floats:
     states = {entity.name: _state(entity, found) for entity in (CUSTOMER, TERMINAL)}
     amount = np.array([event.amount])
     at_s = np.array([microseconds(event.event_time) / MICROSECONDS])
-    return FRAUD.matrix(states, request_columns(amount, [event.channel]), at_s)
+    return FRAUD.matrix(
+        states, request_columns(amount, [event.channel], codes_of_payments([vars(event)])), at_s
+    )
 
 
 def _state(entity: Entity, found: pd.DataFrame) -> Floats:

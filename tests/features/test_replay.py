@@ -13,7 +13,7 @@ from features import backfill, replay
 from features.backfill import add_to_history
 from features.commands import file_matrix, write_matrix
 from features.domains import domain
-from features.fraud import CUSTOMER, FRAUD, TERMINAL, event_values, request_columns
+from features.fraud import CODES, CUSTOMER, FRAUD, TERMINAL, codes_of_payments, event_values, request_columns
 from features.index import read_place, read_transaction
 from features.pricing import PRICING
 from features.replay import matrix_of, refresh, spine
@@ -66,6 +66,18 @@ def nasty(n: int = 400, seed: int = 5) -> list[Event]:
     return events
 
 
+def texts(event: Event) -> dict[str, str | None]:
+    """Text fields of a payment: some of each value, and some not given."""
+    number = int(event.amount * 100)
+    return {
+        "terminal_id": event.terminal,
+        "device_id": f"d{number % 5}" if number % 3 else None,
+        "ip": (f"10.0.{number % 4}.{number % 250}", f"2001:db8:{number % 4}::{number % 9}", None)[number % 3],
+        "merchant_category": str(5_000 + number % 6),
+        "country": None,
+    }
+
+
 def rows(events: list[Event], table: str) -> pa.Table:
     mine = [each for each in events if (each.label is None) == (table == TRANSACTIONS)]
     columns = {
@@ -77,6 +89,8 @@ def rows(events: list[Event], table: str) -> pa.Table:
         "label": [each.label for each in mine],
         "channel": ["online" if each.amount > 50 else None for each in mine],
     }
+    if table == TRANSACTIONS:
+        columns |= {name: [texts(each)[name] for each in mine] for name in CODES.values()}
     for entity in ("customer", "terminal"):
         columns[f"{entity}_partition"] = [each.places[entity][0] for each in mine]
         columns[f"{entity}_position"] = [each.places[entity][1] for each in mine]
@@ -118,7 +132,13 @@ def one(done: RowByRow, entity: Entity, states: dict[str, States], event: Event)
     key = event.customer if entity is CUSTOMER else event.terminal
     state = states.setdefault(key, States.cold(entity, 1))
     kind = np.array([int(event.label is not None)])
-    values = event_values(kind, np.array([event.amount]), [event.label], np.array([event.time_us]))
+    values = event_values(
+        kind,
+        np.array([event.amount]),
+        [event.label],
+        np.array([event.time_us]),
+        codes_of_payments([texts(event)]),
+    )
     zero = np.array([0])
     state.position[0] = -1
     folded = fold(entity, state, Events(kind, np.array([event.time_us]), zero, zero, values))
@@ -188,7 +208,8 @@ def test_the_matrix_is_that_of_one_request_after_another(tmp_path: Path) -> None
     assert found.ids.to_pylist() == [each.name for each in paid]
     for i, each in enumerate(paid):
         states = {name: expected.before[name, each.name][None] for name in ("customer", "terminal")}
-        request = request_columns(np.array([each.amount]), ["online" if each.amount > 50 else None])
+        channel, codes = ["online" if each.amount > 50 else None], codes_of_payments([texts(each)])
+        request = request_columns(np.array([each.amount]), channel, codes)
         alone = FRAUD.matrix(states, request, np.array([each.time_us / 1e6]))
         assert same(found.values[i : i + 1], alone)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from features.domains import DOMAINS
 from features.state import (
+    CODES_A_COLUMN,
     MICROSECONDS,
     Decayed,
     Entity,
@@ -20,10 +21,12 @@ from features.state import (
     Floats,
     Folded,
     Latest,
+    Recent,
     States,
     fold,
     life_s,
     read,
+    recall,
 )
 
 ENTITIES = {each.name: each for one in DOMAINS.values() for each in one.features.entities}
@@ -31,14 +34,18 @@ AGGREGATES = {f"{e.name}-{a.name}": (e, a) for e in ENTITIES.values() for a in e
 DECAYED = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Decayed)}
 LATEST = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Latest)}
 
+RECENT = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Recent)}
+
 every_entity = pytest.mark.parametrize("entity", ENTITIES.values(), ids=ENTITIES)
 every_decayed = pytest.mark.parametrize(("entity", "aggregate"), DECAYED.values(), ids=DECAYED)
 every_latest = pytest.mark.parametrize(("entity", "aggregate"), LATEST.values(), ids=LATEST)
+every_recent = pytest.mark.parametrize(("entity", "aggregate"), RECENT.values(), ids=RECENT)
 quick = settings(max_examples=40, deadline=None)
 
 START_US = 1_700_000_000 * MICROSECONDS
 KEYS = 3
 KINDS = (0, 1)
+CODES = np.array([math.nan, 1, 2, 3, 77, 2**16, 2**17 - 2, 2**17 - 1, *range(100, 106)])
 
 gaps_us = st.sampled_from([0, 1, 999_999, 1_000_000, 3_600_000_000, 86_400_000_000, 40 * 86_400_000_000])
 steps_us = st.tuples(st.sampled_from([1, 1, 1, -1]), gaps_us).map(math.prod)
@@ -58,9 +65,14 @@ def streams(draw: st.DrawFn, entity: Entity) -> Events:
 
 
 def values_of(entity: Entity, given: list[float], time_us: npt.NDArray[np.int64]) -> Floats:
-    """A different value in each column, NaN where nothing is given; times are always given."""
+    """A different value in each column, NaN where nothing is given; times are always given; codes are few."""
     values = np.array(given, np.float64).reshape(-1, 1) + np.arange(len(entity.values))
-    values[:, entity.values.index("time_s")] = time_us / MICROSECONDS
+    for aggregate in entity.aggregates:
+        column = entity.values.index(aggregate.value)
+        if isinstance(aggregate, Latest) and aggregate.clock == aggregate.name:
+            values[:, column] = time_us / MICROSECONDS
+        if isinstance(aggregate, Recent):
+            values[:, column] = CODES[np.nan_to_num(values[:, column]).astype(np.int64) % len(CODES)]
     return values
 
 
@@ -221,7 +233,8 @@ def test_sums_are_those_of_the_formula_in_whatever_order_events_came(
         events = replace(rows_of(events, shuffled), position=events.position)
         states, _ = folded(entity, events)
         for key in range(KEYS):
-            for power, part in enumerate(aggregate.parts):
+            for part in aggregate.parts:
+                power = ("n", "sum", "squares").index(part)
                 found = states.columns[key, entity.blocks[f"{aggregate.name}_{part}"]]
                 expected = [directly(entity, aggregate, events, key, power, each) for each in aggregate.lives]
                 np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-300)
@@ -254,6 +267,28 @@ def test_latest_is_the_value_of_the_event_with_the_greatest_time(entity: Entity,
             newest = max(ours, key=lambda i: (events.time_us[i], i), default=None)
             expected = math.nan if newest is None else x[newest]
             assert same_bits(states.columns[key, entity.blocks[aggregate.name]], np.array([expected]))
+
+    law()
+
+
+@every_recent
+def test_recent_codes_are_the_distinct_ones_that_came_last(entity: Entity, aggregate: Recent) -> None:
+    """In the order of the stream, whatever their times."""
+
+    @quick
+    @given(streams(entity))
+    def law(events: Events) -> None:
+        states, _ = folded(entity, events)
+        x = events.values[:, entity.values.index(aggregate.value)]
+        most = CODES_A_COLUMN * aggregate.columns
+        for key in range(KEYS):
+            ours = (events.entity == key) & (events.kind == aggregate.event) & ~np.isnan(x)
+            newest = list(dict.fromkeys(x[ours][::-1].tolist()))
+            block = states.columns[[key], entity.blocks[aggregate.name]]
+            for code in CODES:
+                place = newest.index(code) if code in newest[:most] else most
+                expected = math.nan if math.isnan(code) else float(place)
+                assert same_bits(recall(block, np.array([[code]])), np.array([[expected]]))
 
     law()
 
