@@ -138,6 +138,22 @@ def price_table(file: Path, columns: PriceColumns) -> pa.Table:
     return pa.concat_tables(rows, promote_options="default").combine_chunks()
 
 
+def column_by_id(file: Path, mapping: FileMapping, column: str) -> dict[str, str]:
+    """One more column of a file of payments, as text, by transaction id; null is left out.
+
+    Raises:
+        UserError: as `payments`, or the file has no such column.
+    """
+    if mapping.transactions is None:
+        raise UserError("the mapping has no [transactions].")
+    columns = {"id": mapping.transactions.transaction_id, "wanted": column}
+    by_id: dict[str, str] = {}
+    for _, raw in _numbered(file, columns, None):
+        ids, values = (raw.column(name).cast(pa.string()).to_pylist() for name in columns.values())
+        by_id |= {key: value for key, value in zip(ids, values, strict=True) if value is not None}
+    return by_id
+
+
 def merged_order(decided_us: Ints, settled_us: Ints) -> Ints:
     """Running number of every event in order of time: of the decided ones first, then of the settled.
 

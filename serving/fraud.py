@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import chain, compress
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,13 +15,14 @@ from features.fraud import FRAUD
 from features.state import Floats
 from infra.settings import FraudPolicy
 from ingestion.events import EPOCH
-from serving.reasons import reasons_of
+from serving.reasons import explained
 from training.fraud_policy import (
     APPROVE,
     DECISIONS,
     Rules,
     decide,
     expected_costs,
+    review_price,
     risk_score,
     rules_over,
     rules_scores,
@@ -62,7 +63,9 @@ class _Judged:
     asked: Sequence[int]
     """Rows that a person may ask about: all that is not simply approved."""
     contributions: Iterator[Floats] | None
-    """TreeSHAP of those rows in log odds; None from the rules, which are reasons themselves."""
+    """TreeSHAP of those rows in log odds, in parts; None from the rules, which are reasons themselves."""
+    usual: Sequence[float]
+    """Of every feature, where the model knows."""
 
 
 class FraudDecider:
@@ -74,6 +77,7 @@ class FraudDecider:
         self._policy_version = policy_version
         self._rules: Rules = rules_over(FRAUD.names, policy.rules)
         self._no_hits = [{"name": name, "outcome": "no_hit"} for name in self._rules.names]
+        self._priced: tuple[Scorer | None, float] = None, 0.0
         self._explainers = ThreadPoolExecutor(EXPLAINERS, "reasons")
 
     def decide(
@@ -99,8 +103,10 @@ class FraudDecider:
             self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
         ]
         if judged.contributions is not None:
-            for i, contributions in zip(judged.asked, judged.contributions, strict=True):
-                decisions[i]["reasons"] = reasons_of(rows[i], contributions)
+            contributions = np.concatenate(list(judged.contributions))
+            told = explained(matrix[judged.asked], contributions, judged.usual)
+            for i, each in zip(judged.asked, told, strict=True):
+                decisions[i].update(each)
         model_ms = (time.perf_counter() - start) * 1e3
         shared = {
             "model": judged.model,
@@ -122,7 +128,7 @@ class FraudDecider:
         hits = self._rules.hits(matrix)
         ruled = self._rules.outcome(hits)
         score = rules_scores(ruled) if model is None else model.predict(matrix)
-        costs = expected_costs(score, amount, self._policy)
+        costs = expected_costs(score, amount, self._policy, self._review_price(model))
         codes = decide(costs, ruled)
         asked = np.flatnonzero(codes != APPROVE)
         return _Judged(
@@ -134,14 +140,23 @@ class FraudDecider:
             _described(model),
             asked.tolist(),
             self._explain(model, matrix[asked]),
+            () if model is None else model.card.reference,
         )
+
+    def _review_price(self, model: Scorer | None) -> float:
+        """Counted once for each champion."""
+        priced, price = self._priced
+        if model is not priced:
+            price = review_price(model.card.extra, self._policy) if model else 0.0
+            self._priced = model, price
+        return price
 
     def _explain(self, model: Scorer | None, matrix: Floats) -> Iterator[Floats] | None:
         """Aside, on both cores: TreeSHAP of one row takes as long as twenty predictions."""
         if model is None or not len(matrix):
             return None
         parts = np.array_split(matrix, min(EXPLAINERS, len(matrix)))
-        return chain.from_iterable(self._explainers.map(model.contributions, parts))
+        return self._explainers.map(model.contributions, parts)
 
     def _decision(
         self,

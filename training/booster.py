@@ -14,6 +14,7 @@ import numpy as np
 
 from features.state import Floats
 from training import card as cards
+from training.calibration import Platt
 from training.card import Card
 
 KIND = "lightgbm"
@@ -82,6 +83,20 @@ class Model:
         The last column is the model's mean; a row sums to the log odds of `predict`.
         """
         return np.asarray(self._booster.predict(matrix, num_threads=1, pred_contrib=True), np.float64)
+
+    def log_odds(self, matrix: Floats) -> Floats:
+        """What `predict` is the logistic function of, shape (n,)."""
+        return np.asarray(self._booster.predict(matrix, num_threads=1, raw_score=True), np.float64)
+
+    def calibrated(self, platt: Platt) -> "Model":
+        """The same trees with every leaf moved, so that the log odds are those that `platt` makes of them."""
+        booster = lightgbm.Booster(model_str=self.text)
+        trees = booster.num_trees()
+        for tree, described in enumerate(booster.dump_model()["tree_info"]):
+            for leaf in range(described["num_leaves"]):
+                value = platt.slope * booster.get_leaf_output(tree, leaf) + platt.intercept / trees
+                booster.set_leaf_output(tree, leaf, value)
+        return Model(booster.model_to_string(), self.card)
 
     def importance(self) -> dict[str, float]:
         """Loss that each feature's splits removed, in all trees."""

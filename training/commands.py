@@ -63,6 +63,9 @@ def evaluate(
     delay_days: Annotated[int, typer.Option(min=0, help="Fraud: days until labels are known.")] = 7,
     test_days: Annotated[int, typer.Option(min=1, help="Fraud: days of test.")] = 7,
     history_days: Annotated[int | None, typer.Option(min=1, help="Fraud: train on so many days.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Fraud: tell what was caught by this column's values.")
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="Pricing: revenue, margin or growth.")] = None,
     candidates: Annotated[str, typer.Option(help="Pricing: prices to choose from, 0.8,0.9,1.0.")] = "",
     out: Annotated[Path | None, typer.Option(help="Pricing: write recommended prices here, Parquet.")] = None,
@@ -79,6 +82,7 @@ def evaluate(
         delay_days=delay_days,
         test_days=test_days,
         history_days=history_days,
+        by=by,
         objective=objective,
         candidates=_numbers(candidates),
         out=out,

@@ -18,9 +18,9 @@ from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.file_source import PastEvents
 from ingestion.history import DAY_US, LABELS, TRANSACTIONS, History
-from training import baselines, booster, handbook, labels, metrics, plots
+from training import baselines, booster, fraud_model, handbook, labels, metrics, plots
 from training import fraud_policy as policy
-from training.card import Card
+from training.booster import Model
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
 from training.fraud_policy import Codes
 from training.gate import Comparison, Evidence
@@ -91,23 +91,27 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     start_us = holdout_start(data.time_us, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
     before, after = data.split(start_us)
     _enough(before)
-    trial = booster.train(before.matrix, before.target, _card(before), booster.CLASSIFIER)
-    plain = baselines.train(before.matrix, before.target, _card(before))
-    judged = _Judged(after, settings)
-    scores = {"lightgbm": trial.predict(after.matrix), "logistic": plain.predict(after.matrix)}
+    untuned = fraud_model.trees(before)
+    trial = fraud_model.finished(untuned, *fraud_model.witness(before), settings.fraud)
+    plain = baselines.train(before.matrix, before.target, fraud_model.blank(before))
+    rivals: dict[str, Scorer] = {"logistic": plain}
     notes = incumbent.notes(FRAUD.hash, start_us) if incumbent else ()
     if incumbent and incumbent.model.card.feature_hash == FRAUD.hash:
-        scores["champion"] = incumbent.model.predict(after.matrix)
-    return judged.trial(
-        scores, booster.train(data.matrix, data.target, _card(data), booster.CLASSIFIER), before, notes
-    )
+        rivals["champion"] = incumbent.model
+    final = fraud_model.finished(fraud_model.trees(data), untuned, after, settings.fraud)
+    return _Judged(after, settings).trial(trial, rivals, final, before, notes)
 
 
 def evaluate(settings: Settings, options: EvaluateOptions) -> dict[str, Any]:
     """The Fraud Detection Handbook's protocol on a file; keys as in the contract, and more."""
     fold = handbook.fold_of(options)
     events = _events(settings, options.file)
-    return evaluate_tables(settings, events.decided, events.settled, fold)
+    group_of = None if options.by is None else _groups(options.file, options.by)
+    return evaluate_tables(settings, events.decided, events.settled, fold, group_of)
+
+
+def _groups(file: EventFile, column: str) -> dict[str, str]:
+    return file_source.column_by_id(file.data, mapping.load(file.mapping), column)
 
 
 def _events(settings: Settings, file: EventFile) -> PastEvents:
@@ -117,21 +121,29 @@ def _events(settings: Settings, file: EventFile) -> PastEvents:
 
 
 def evaluate_tables(
-    settings: Settings, transactions: pa.Table, known: pa.Table, fold: Fold
+    settings: Settings,
+    transactions: pa.Table,
+    known: pa.Table,
+    fold: Fold,
+    group_of: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The same of tables shaped as the history's."""
+    """The same of tables shaped as the history's, and what was caught of each group of transactions."""
     began = time.perf_counter()
     relevant = pc.less(transactions["event_time_us"], fold.test_end * DAY_US)
     data = from_tables(settings, transactions.filter(relevant), known, Span())
     train, test = _of_fold(data, fold)
-    model = booster.train(train.matrix, train.target, _card(train), booster.CLASSIFIER)
-    judged = _Judged(test, settings)
-    return judged.figures(model.predict(test.matrix)) | {
-        "card_precision_at_100_ceiling": judged.card_precision(test.target),
-        "n_train": len(train),
-        "n_test": len(test),
-        "seconds": time.perf_counter() - began,
-    }
+    judged, model = _Judged(test, settings), fraud_model.learned(train, settings.fraud)
+    found: dict[str, Any] = {} if group_of is None else {"by": judged.caught(model, group_of)}
+    return (
+        judged.of_model(model)
+        | found
+        | {
+            "card_precision_at_100_ceiling": judged.card_precision(test.target),
+            "n_train": len(train),
+            "n_test": len(test),
+            "seconds": time.perf_counter() - began,
+        }
+    )
 
 
 def _of_fold(data: Dataset, fold: Fold) -> tuple[Dataset, Dataset]:
@@ -170,12 +182,35 @@ class _Judged:
         rules = policy.rules_over(FRAUD.names, self.settings.fraud.rules)
         return rules.outcome(rules.hits(self.rows.matrix))
 
-    def figures(self, probability: Floats) -> dict[str, float]:
+    def of_model(self, model: Scorer) -> dict[str, float]:
         """Ranking, calibration and money of a model's probabilities under the policy."""
-        costs = policy.expected_costs(probability, self.amount, self.settings.fraud)
+        probability = model.predict(self.rows.matrix)
+        return self._ranked(probability) | self._money(self._decisions(model)) | self._beside(model)
+
+    def caught(self, model: Scorer, group_of: Mapping[str, str]) -> dict[str, dict[str, float]]:
+        """Of each group: payments, frauds, and the share of frauds that was reviewed or declined."""
+        stopped = self._decisions(model) != policy.APPROVE
+        group = np.array([group_of.get(name, "unknown") for name in self.rows.ids], dtype=object)
+        found = {}
+        for name in sorted(set(group)):
+            mine = group == name
+            frauds = mine & self.fraud
+            found[name] = {
+                "rows": int(mine.sum()),
+                "frauds": int(frauds.sum()),
+                "recall": float(stopped[frauds].mean()) if frauds.any() else np.nan,
+            }
+        return found
+
+    def _decisions(self, model: Scorer) -> Codes:
+        """What the policy makes of a model, within each day's capacity."""
+        probability = model.predict(self.rows.matrix)
+        costs = policy.expected_costs(probability, self.amount, self.settings.fraud, self._price(model))
         capacity = self.settings.fraud.review_capacity_per_day
-        decisions = policy.within_capacity(costs, self.ruled, self.day, capacity)
-        return self._ranked(probability) | self._money(decisions)
+        return policy.within_capacity(costs, self.ruled, self.day, capacity)
+
+    def _price(self, model: Scorer) -> float:
+        return policy.review_price(model.card.extra, self.settings.fraud)
 
     def of_rules(self) -> dict[str, float]:
         """The same of the rules alone."""
@@ -190,6 +225,11 @@ class _Judged:
         rows = self.rows
         return metrics.card_precision(rows.target, score, rows.columns["customer_id"], self.day)
 
+    def _beside(self, model: Scorer) -> dict[str, float]:
+        """What one threshold would have cost, the best that hindsight finds; and the price of a review."""
+        costs = self._threshold_costs(model.predict(self.rows.matrix))
+        return {"best_threshold_cost": float(costs.min()), "review_price": self._price(model)}
+
     def _money(self, decisions: Codes) -> dict[str, float]:
         counted = asdict(policy.money(decisions, self.fraud, self.amount, self.settings.fraud))
         return {"expected_cost": counted.pop("cost")} | {
@@ -197,15 +237,21 @@ class _Judged:
         }
 
     def trial(
-        self, scores: Mapping[str, Floats], model: Scorer, before: Dataset, notes: tuple[str, ...]
+        self,
+        model: Model,
+        rivals: Mapping[str, Scorer],
+        final: Model,
+        before: Dataset,
+        notes: tuple[str, ...],
     ) -> Trial:
-        """Everything about a trial whose model's scores come under `lightgbm`."""
-        figures = {name: self.figures(score) for name, score in scores.items()} | {"rules": self.of_rules()}
-        own = figures.pop("lightgbm")
-        slices = metrics.by_slice(self.rows.target, scores["lightgbm"], slices_of(self.rows))
+        """Everything about a trial of `model`, which learned from what came `before`; `final` from all."""
+        own = self.of_model(model)
+        figures = {name: self.of_model(each) for name, each in rivals.items()} | {"rules": self.of_rules()}
+        score = model.predict(self.rows.matrix)
+        slices = metrics.by_slice(self.rows.target, score, slices_of(self.rows))
         return Trial(
-            model=model,
-            parameters={**booster.STEADY, **booster.CLASSIFIER},
+            model=final,
+            parameters={**booster.STEADY, **booster.CLASSIFIER, **_calibration(final)},
             metrics=own,
             rivals=figures,
             headline=HEADLINE,
@@ -216,7 +262,7 @@ class _Judged:
             rows_test=len(self.rows),
             slices=slices,
             documents={"slices.json": slices},
-            figures=self._plots(scores, figures, own, model, slices),
+            figures=self._plots(score, figures, own, final, slices),
             notes=notes,
         )
 
@@ -229,7 +275,7 @@ class _Judged:
 
     def _plots(
         self,
-        scores: Mapping[str, Floats],
+        score: Floats,
         rivals: Mapping[str, Mapping[str, float]],
         own: Mapping[str, float],
         model: Scorer,
@@ -237,7 +283,6 @@ class _Judged:
     ) -> dict[str, bytes]:
         if not len(self.rows):
             return {}
-        score = scores["lightgbm"]
         levels = {"policy": own["expected_cost"], "rules": rivals["rules"]["expected_cost"]}
         return {
             "calibration.png": plots.calibration_curve(
@@ -292,8 +337,10 @@ def _enough(rows: Dataset) -> None:
         )
 
 
-def _card(data: Dataset) -> Card:
-    return Card("fraud", "", data.features, data.feature_hash, data.trained)
+def _calibration(model: Model) -> dict[str, float]:
+    """Slope and intercept, by their names among the parameters."""
+    found = model.card.extra.get("calibration", {})
+    return {f"calibration_{name}": value for name, value in found.items()}
 
 
 def _targets(transactions: pa.Table, known: pa.Table, cutoff_us: int, settings: Settings) -> Floats:

@@ -3,8 +3,9 @@
 Pure and over arrays; a request is a batch of one. Money is in the transaction's main currency unit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +25,66 @@ _CODE_OF = {"allow": APPROVE, "review": REVIEW, "decline": DECLINE}
 _ODDS_AT_50 = 1.0 / 66.0
 
 
-def expected_costs(probability: Floats, amount: Floats, policy: FraudPolicy) -> Floats:
+def expected_costs(
+    probability: Floats, amount: Floats, policy: FraudPolicy, review_price: float = 0.0
+) -> Floats:
     """Expected money lost by approve, review and decline, shape (n, 3).
 
     Approve loses `loss_share` of the amount and the chargeback fee if it is fraud; decline loses the margin
-    if it is not; review costs the analyst's time and is taken to find the truth.
+    if it is not; review costs the analyst's time, and what the last case that finds an analyst is worth
+    (`review_price`), and is taken to find the truth.
     """
     costs = np.empty((len(probability), 3))
     costs[:, APPROVE] = probability * (amount * policy.loss_share + policy.chargeback_fee)
-    costs[:, REVIEW] = policy.review_cost
+    costs[:, REVIEW] = policy.review_cost + review_price
     costs[:, DECLINE] = (1.0 - probability) * amount * policy.margin_share
     return costs
+
+
+@dataclass(frozen=True)
+class AtStake:
+    """The payments of some later days on which a review would have been worth most."""
+
+    probability: Floats
+    amount: Floats
+    days: float
+    """How long it took for these to come."""
+
+    @classmethod
+    def of(cls, probability: Floats, amount: Floats, days: float, policy: FraudPolicy) -> "AtStake":
+        """Of all payments of those days as many as could find an analyst if the capacity were doubled."""
+        kept = round(2 * policy.review_capacity_per_day * days) + 1
+        dearest = np.argsort(-review_gains(probability, amount, policy), kind="stable")[:kept]
+        return cls(probability[dearest], amount[dearest], days)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a model's card."""
+        pairs = {"probability": self.probability, "amount": self.amount}
+        return {name: np.round(each, 6).tolist() for name, each in pairs.items()} | {"days": self.days}
+
+    def review_price(self, policy: FraudPolicy) -> float:
+        """What a review must be worth beyond its cost, so that a day has as many as the analysts can do.
+
+        The capacity's shadow price: gain of the best case that finds no analyst any more; 0 if all do.
+        """
+        gains = np.sort(review_gains(self.probability, self.amount, policy))[::-1]
+        done = round(policy.review_capacity_per_day * self.days)
+        return max(0.0, float(gains[done])) if done < len(gains) else 0.0
+
+
+def review_price(card: Mapping[str, Any], policy: FraudPolicy) -> float:
+    """The same by what a model's card keeps (`Card.extra`); 0 for a model that keeps nothing."""
+    kept = card.get("at_stake")
+    if kept is None:
+        return 0.0
+    return AtStake(np.array(kept["probability"]), np.array(kept["amount"]), kept["days"]).review_price(policy)
+
+
+def review_gains(probability: Floats, amount: Floats, policy: FraudPolicy) -> Floats:
+    """What a review of each payment is expected to save against the cheaper of approve and decline."""
+    costs = expected_costs(probability, amount, policy)
+    gains: Floats = np.minimum(costs[:, APPROVE], costs[:, DECLINE]) - costs[:, REVIEW]
+    return gains
 
 
 def decide(costs: Floats, ruled: Codes | None = None, may_review: bool | Flags = True) -> Codes:

@@ -73,6 +73,7 @@ class EvaluateOptions:
     delay_days: int = 7
     test_days: int = 7
     history_days: int | None = None
+    by: str | None = None
     objective: str | None = None
     candidates: tuple[float, ...] = ()
     out: Path | None = None
