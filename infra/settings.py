@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from infra.errors import UserError
@@ -78,6 +78,8 @@ class FraudPolicy(Section):
     review_capacity_per_day: Count
     control_group_share: Share
     control_group_max_amount: Money
+    control_group_rules: bool = False
+    control_group_salt: SecretStr = SecretStr("")
     rules: tuple[Rule, ...]
 
 
@@ -242,7 +244,10 @@ def load() -> Settings:
 
 
 def policy_version(section: Section) -> str:
-    """First 12 hex digits of the SHA-256 of a section's content, whatever its order in the file."""
+    """First 12 hex digits of the SHA-256 of a section's content, whatever its order in the file.
+
+    A secret is not part of it: it could be guessed from a hash that everybody sees.
+    """
     content = json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 

@@ -45,6 +45,9 @@ class DecisionRecord(BaseModel):
     customer_id: Id
     terminal_id: Id
     decision: Annotated[str, Field(min_length=1)]
+    policy_decision: str | None = None
+    propensity: Annotated[float, Field(ge=0, le=1)] | None = None
+    control_group: bool | None = None
     score: float
     model: dict[str, Any] = {}
     policy_version: str = ""

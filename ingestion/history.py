@@ -93,6 +93,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "customer_id": pa.string(),
             "terminal_id": pa.string(),
             "decision": pa.string(),
+            "policy_decision": pa.string(),  # before the control group was drawn
+            "propensity": pa.float64(),
+            "control_group": pa.bool_(),
             "score": pa.float64(),
             "model_version": pa.string(),
             "policy_version": pa.string(),

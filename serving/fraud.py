@@ -16,6 +16,7 @@ from features.state import Floats
 from infra.settings import FraudPolicy
 from ingestion.events import EPOCH
 from serving.reasons import explained
+from training.control_group import ControlGroup
 from training.fraud_policy import (
     APPROVE,
     DECISIONS,
@@ -59,6 +60,10 @@ class _Judged:
     hits: Sequence[Sequence[bool]]
     """By payment, in the order of the rules."""
     codes: Sequence[int]
+    decided: Sequence[int]
+    """The codes after the control group was drawn."""
+    control_group: Sequence[bool]
+    propensity: Sequence[float]
     model: Mapping[str, str]
     asked: Sequence[int]
     """Rows that a person may ask about: all that is not simply approved."""
@@ -76,6 +81,7 @@ class FraudDecider:
         self._policy = policy
         self._policy_version = policy_version
         self._rules: Rules = rules_over(FRAUD.names, policy.rules)
+        self._control_group = ControlGroup(policy)
         self._no_hits = [{"name": name, "outcome": "no_hit"} for name in self._rules.names]
         self._priced: tuple[Scorer | None, float] = None, 0.0
         self._explainers = ThreadPoolExecutor(EXPLAINERS, "reasons")
@@ -97,7 +103,7 @@ class FraudDecider:
         """
         start = time.perf_counter()
         amount = np.array([float(each["amount"]) for each in payments])
-        judged = self._judge(matrix, amount)
+        judged = self._judge(matrix, amount, [each["transaction_id"] for each in payments])
         rows, missing = matrix.tolist(), _missing(matrix)
         decisions = [
             self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
@@ -111,7 +117,6 @@ class FraudDecider:
         shared = {
             "model": judged.model,
             "policy_version": self._policy_version,
-            "control_group": False,
             "degraded": degraded,
             "latency_ms": {
                 "features": round(features_ms, 3),
@@ -123,13 +128,14 @@ class FraudDecider:
             decision.update(shared)
         return decisions
 
-    def _judge(self, matrix: Floats, amount: Floats) -> _Judged:
+    def _judge(self, matrix: Floats, amount: Floats, ids: Sequence[str]) -> _Judged:
         model = self._models.current(FRAUD.domain)
         hits = self._rules.hits(matrix)
         ruled = self._rules.outcome(hits)
         score = rules_scores(ruled) if model is None else model.predict(matrix)
         costs = expected_costs(score, amount, self._policy, self._review_price(model))
         codes = decide(costs, ruled)
+        admission = self._control_group.admit(codes, ruled, ids, amount)
         asked = np.flatnonzero(codes != APPROVE)
         return _Judged(
             score.tolist(),
@@ -137,6 +143,9 @@ class FraudDecider:
             np.round(costs, 4).tolist(),
             hits.tolist(),
             codes.tolist(),
+            admission.decisions.tolist(),
+            admission.control_group.tolist(),
+            admission.propensity.tolist(),
             _described(model),
             asked.tolist(),
             self._explain(model, matrix[asked]),
@@ -168,7 +177,10 @@ class FraudDecider:
     ) -> dict[str, Any]:
         return {
             "transaction_id": payment["transaction_id"],
-            "decision": DECISIONS[judged.codes[i]],
+            "decision": DECISIONS[judged.decided[i]],
+            "policy_decision": DECISIONS[judged.codes[i]],
+            "control_group": judged.control_group[i],
+            "propensity": judged.propensity[i],
             "score": judged.score[i],
             "risk_score": int(judged.risk[i]),
             "expected_cost": dict(zip(DECISIONS, judged.costs[i], strict=True)),

@@ -72,16 +72,17 @@ class Linear:
         return np.where(np.isnan(standard), 0.0, standard) * self._of.weight
 
 
-def train(matrix: Floats, target: Floats, card: Card) -> Linear:
+def train(matrix: Floats, target: Floats, card: Card, weight: Floats | None = None) -> Linear:
     """Fit scikit-learn's logistic regression (L2) on standardised columns.
 
-    A value not known counts as its column's mean; a column that never differs has no weight.
+    A value not known counts as its column's mean; a column that never differs has no weight. `weight` is of
+    each row; None counts every row once.
     """
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = _moments(matrix)
     standard = np.nan_to_num((matrix - mean) / scale)
-    fitted = LogisticRegression(C=_INVERSE_STRENGTH, max_iter=_STEPS).fit(standard, target > 0)
+    fitted = LogisticRegression(C=_INVERSE_STRENGTH, max_iter=_STEPS).fit(standard, target > 0, weight)
     found = Coefficients(mean, scale, fitted.coef_[0], float(fitted.intercept_[0]))
     return Linear(found, replace(card, kind=KIND, reference=tuple(mean.tolist())))
 

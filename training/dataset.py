@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -61,6 +61,10 @@ class Dataset:
     columns: Mapping[str, NDArray[Any]]
     """What else the task measures by, each of shape (n,)."""
     cutoff_us: int
+    weight: Floats | None = None
+    """How often each row counts, shape (n,); None: once."""
+    selection: Mapping[str, float] = field(default_factory=dict)
+    """Figures of how the rows came to be known, logged with the run."""
 
     def __len__(self) -> int:
         return len(self.target)
@@ -74,6 +78,7 @@ class Dataset:
             matrix=self.matrix[chosen],
             target=self.target[chosen],
             columns={name: column[chosen] for name, column in self.columns.items()},
+            weight=None if self.weight is None else self.weight[chosen],
         )
 
     def split(self, at_us: int) -> tuple["Dataset", "Dataset"]:
@@ -83,9 +88,10 @@ class Dataset:
 
     @cached_property
     def version(self) -> str:
-        """First 12 hex digits of the SHA-256 of every id, time, feature value and target."""
+        """First 12 hex digits of the SHA-256 of every id, time, feature value, target and weight."""
         digest = hashlib.sha256("\0".join(map(str, self.ids)).encode())
-        for part in (self.time_us, self.matrix, self.target):
+        weights = [] if self.weight is None else [self.weight]
+        for part in (self.time_us, self.matrix, self.target, *weights):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()[:12]
 

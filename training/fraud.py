@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from infra.errors import UserError
 from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.file_source import PastEvents
-from ingestion.history import DAY_US, LABELS, TRANSACTIONS, History
-from training import baselines, booster, fraud_model, handbook, labels, metrics, plots
+from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
+from training import baselines, booster, fraud_model, handbook, labels, metrics, plots, selective_labels
 from training import fraud_policy as policy
 from training.booster import Model
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
@@ -26,6 +26,7 @@ from training.fraud_policy import Codes
 from training.gate import Comparison, Evidence
 from training.handbook import Fold
 from training.models import Scorer
+from training.selective_labels import Chances
 from training.stores import feature_store
 from training.tasks import EvaluateOptions, EventFile, Incumbent, Task, Trial
 
@@ -43,7 +44,10 @@ _THRESHOLDS: Floats = np.geomspace(1e-4, 0.999, 200)
 
 
 def from_history(settings: Settings, window: Window) -> Dataset:
-    """Transactions with a matured label, and what was known at each, joined by the feature store."""
+    """Transactions with a matured label, and what was known at each, joined by the feature store.
+
+    A label counts only if the payment passed; see `selective_labels`.
+    """
     history = History(settings.history)
     known = history.read(
         LABELS, None, window.cutoff_us + 1, ["transaction_id", "event_time_us", "label", "source"]
@@ -52,11 +56,19 @@ def from_history(settings: Settings, window: Window) -> Dataset:
         replay.refresh(settings.home, history, FRAUD.domain)
         spine = replay.spine(settings.home, FRAUD.domain, window.start_us, window.cutoff_us + 1)
         target = _targets(spine, known, window.cutoff_us, settings)
-        learnable = ~np.isnan(target)
+        seen = _chances(spine, history, window)
+        learnable = ~np.isnan(target) & seen.passed
         chosen = spine.filter(pa.array(learnable))
         matrix = joined(FRAUD, chosen, feature_store(settings, FRAUD))
     columns = _measured(chosen, history.read(TRANSACTIONS, window.start_us, window.cutoff_us + 1, _DESCRIBED))
-    return _dataset(chosen, matrix, target[learnable], columns, window.cutoff_us)
+    data = _dataset(
+        chosen, matrix, target[learnable], columns, window.cutoff_us, _weight(seen.rows(learnable))
+    )
+    mature = _mature(spine, window.cutoff_us, settings)
+    found = selective_labels.figures(
+        seen.rows(mature), spine["amount"].to_numpy()[mature], target[mature], settings.fraud
+    )
+    return replace(data, selection=found)
 
 
 def from_file(settings: Settings, file: EventFile, span: Span) -> Dataset:
@@ -93,7 +105,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     _enough(before)
     untuned = fraud_model.trees(before)
     trial = fraud_model.finished(untuned, *fraud_model.witness(before), settings.fraud)
-    plain = baselines.train(before.matrix, before.target, fraud_model.blank(before))
+    plain = baselines.train(before.matrix, before.target, fraud_model.blank(before), before.weight)
     rivals: dict[str, Scorer] = {"logistic": plain}
     notes = incumbent.notes(FRAUD.hash, start_us) if incumbent else ()
     if incumbent and incumbent.model.card.feature_hash == FRAUD.hash:
@@ -207,7 +219,7 @@ class _Judged:
         probability = model.predict(self.rows.matrix)
         costs = policy.expected_costs(probability, self.amount, self.settings.fraud, self._price(model))
         capacity = self.settings.fraud.review_capacity_per_day
-        return policy.within_capacity(costs, self.ruled, self.day, capacity)
+        return policy.within_capacity(costs, self.ruled, self.day, capacity, self.rows.weight)
 
     def _price(self, model: Scorer) -> float:
         return policy.review_price(model.card.extra, self.settings.fraud)
@@ -217,7 +229,7 @@ class _Judged:
         return self._ranked(policy.rules_scores(self.ruled)) | self._money(policy.rules_alone(self.ruled))
 
     def _ranked(self, score: Floats) -> dict[str, float]:
-        ranked = metrics.of_scores(self.rows.target, score)
+        ranked = metrics.of_scores(self.rows.target, score, self.rows.weight)
         return ranked | {"card_precision_at_100": self.card_precision(score)}
 
     def card_precision(self, score: Floats) -> float:
@@ -231,7 +243,8 @@ class _Judged:
         return {"best_threshold_cost": float(costs.min()), "review_price": self._price(model)}
 
     def _money(self, decisions: Codes) -> dict[str, float]:
-        counted = asdict(policy.money(decisions, self.fraud, self.amount, self.settings.fraud))
+        found = policy.money(decisions, self.fraud, self.amount, self.settings.fraud, self.rows.weight)
+        counted = asdict(found)
         return {"expected_cost": counted.pop("cost")} | {
             name: float(value) for name, value in counted.items()
         }
@@ -248,11 +261,12 @@ class _Judged:
         own = self.of_model(model)
         figures = {name: self.of_model(each) for name, each in rivals.items()} | {"rules": self.of_rules()}
         score = model.predict(self.rows.matrix)
-        slices = metrics.by_slice(self.rows.target, score, slices_of(self.rows))
+        rows = self.rows
+        slices = metrics.by_slice(rows.target, score, slices_of(rows), rows.weight)
         return Trial(
             model=final,
             parameters={**booster.STEADY, **booster.CLASSIFIER, **_calibration(final)},
-            metrics=own,
+            metrics={**own, **self.rows.selection},
             rivals=figures,
             headline=HEADLINE,
             comparisons=tuple(_compared(own, figures)),
@@ -263,7 +277,7 @@ class _Judged:
             slices=slices,
             documents={"slices.json": slices},
             figures=self._plots(score, figures, own, final, slices),
-            notes=notes,
+            notes=(*notes, *selective_labels.notes(self.rows.selection)),
         )
 
     def _evidence(self) -> tuple[Evidence, ...]:
@@ -286,7 +300,7 @@ class _Judged:
         levels = {"policy": own["expected_cost"], "rules": rivals["rules"]["expected_cost"]}
         return {
             "calibration.png": plots.calibration_curve(
-                metrics.calibration(self.rows.target, score), "lightgbm"
+                metrics.calibration(self.rows.target, score, weight=self.rows.weight), "lightgbm"
             ),
             "cost.png": plots.cost_curve(_THRESHOLDS, self._threshold_costs(score), levels),
             "importance.png": plots.importance_bars(model.importance()),
@@ -296,9 +310,12 @@ class _Judged:
     def _threshold_costs(self, score: Floats) -> Floats:
         """Cost of declining over each threshold, without reviews."""
         costs = self.settings.fraud
+        times = 1.0 if self.rows.weight is None else self.rows.weight
         declines = [(score >= threshold).astype(np.int8) * policy.DECLINE for threshold in _THRESHOLDS]
-        each = [policy.costs_incurred(decided, self.fraud, self.amount, costs).sum() for decided in declines]
-        return np.array(each)
+        each = [
+            policy.costs_incurred(decided, self.fraud, self.amount, costs) * times for decided in declines
+        ]
+        return np.array([found.sum() for found in each])
 
 
 def slices_of(rows: Dataset) -> dict[str, Objects]:
@@ -349,6 +366,30 @@ def _targets(transactions: pa.Table, known: pa.Table, cutoff_us: int, settings: 
     return labels.targets(ids, transactions["event_time_us"].to_numpy(), known, cutoff_us, maturity_us)
 
 
+def _mature(rows: pa.Table, cutoff_us: int, settings: Settings) -> Flags:
+    """Payments whose label should have come by the cut-off."""
+    maturity_us = round(settings.labels.maturity_days * DAY_US)
+    mature: Flags = rows["event_time_us"].to_numpy() <= cutoff_us - maturity_us
+    return mature
+
+
+def _chances(rows: pa.Table, history: History, window: Window) -> Chances:
+    """What was decided of each payment."""
+    decided = history.read(DECISIONS, window.start_us, window.cutoff_us + 1, selective_labels.NEEDED)
+    return selective_labels.chances(_ids(rows), decided)
+
+
+def _weight(seen: Chances) -> Floats | None:
+    """None where every row counts once, as without any decision."""
+    weight = seen.weight
+    return weight if (weight != 1.0).any() else None
+
+
+def _ids(rows: pa.Table) -> Objects:
+    ids: Objects = rows["transaction_id"].to_pandas().to_numpy(object)
+    return ids
+
+
 def _measured(rows: pa.Table, described: pa.Table) -> dict[str, Objects]:
     """Columns that figures need, found by transaction id."""
     by_id = described.select(_DESCRIBED).to_pandas().drop_duplicates("transaction_id")
@@ -357,7 +398,12 @@ def _measured(rows: pa.Table, described: pa.Table) -> dict[str, Objects]:
 
 
 def _dataset(
-    rows: pa.Table, matrix: Floats, target: Floats, columns: Mapping[str, Objects], cutoff_us: int
+    rows: pa.Table,
+    matrix: Floats,
+    target: Floats,
+    columns: Mapping[str, Objects],
+    cutoff_us: int,
+    weight: Floats | None = None,
 ) -> Dataset:
     """In order of time."""
     order = np.argsort(rows["event_time_us"].to_numpy(), kind="stable")
@@ -370,6 +416,7 @@ def _dataset(
         target=target[order],
         columns={name: column[order] for name, column in columns.items()},
         cutoff_us=cutoff_us,
+        weight=None if weight is None else weight[order],
     )
 
 

@@ -20,7 +20,7 @@ LATER_SHARE = 0.25
 
 def trees(data: Dataset) -> Model:
     """Trees that learned from all rows; not calibrated."""
-    return booster.train(data.matrix, data.target, blank(data), booster.CLASSIFIER)
+    return booster.train(data.matrix, data.target, blank(data), booster.CLASSIFIER, data.weight)
 
 
 def blank(data: Dataset) -> Card:
@@ -48,7 +48,7 @@ def finished(model: Model, witness: Model | None, later: Dataset, policy: FraudP
     if witness is None or not len(later):
         return model
     log_odds = witness.log_odds(later.matrix)
-    platt = calibration.fit(log_odds, later.target)
+    platt = calibration.fit(log_odds, later.target, later.weight)
     days = max(1.0, float(later.time_us[-1] - later.time_us[0]) / DAY_US)
     amount = later.columns["amount"].astype(np.float64)
     at_stake = AtStake.of(calibration.probability(platt, log_odds), amount, days, policy)

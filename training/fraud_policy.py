@@ -104,24 +104,27 @@ def decide(costs: Floats, ruled: Codes | None = None, may_review: bool | Flags =
     return cheapest if ruled is None else np.where(ruled == NO_RULE, cheapest, ruled)
 
 
-def within_capacity(costs: Floats, ruled: Codes, day: Ints, capacity: int) -> Codes:
+def within_capacity(
+    costs: Floats, ruled: Codes, day: Ints, capacity: int, weight: Floats | None = None
+) -> Codes:
     """Decisions in the order of the rows, in which each day's first `capacity` reviews find an analyst.
 
     As on the day itself, nobody knows whether a dearer case comes later; rules' reviews count, but are
-    never refused.
+    never refused. A row of some weight (None: 1) takes as many analysts.
     """
     wanted = decide(costs, ruled) == REVIEW
-    may_review = _rank_in_day(wanted, day) <= capacity
+    asked = wanted.astype(np.float64) if weight is None else wanted * weight
+    may_review = _rank_in_day(asked, day) <= capacity
     return decide(costs, ruled, may_review)
 
 
-def _rank_in_day(wanted: Flags, day: Ints) -> Ints:
+def _rank_in_day(wanted: Floats, day: Ints) -> Floats:
     """How many are wanted of each row's day up to and with this row."""
     order = np.argsort(day, kind="stable")
     running = np.cumsum(wanted[order])
     _, first, group = np.unique(day[order], return_index=True, return_inverse=True)
-    before: Ints = running[first] - wanted[order][first]
-    ranks = np.empty(len(day), np.int64)
+    before: Floats = running[first] - wanted[order][first]
+    ranks = np.empty(len(day))
     ranks[order] = running - before[group]
     return ranks
 
@@ -207,18 +210,24 @@ class Money:
     """Good payments that were declined."""
 
 
-def money(decisions: Codes, fraud: Flags, amount: Floats, policy: FraudPolicy) -> Money:
-    """Count the money. A review costs its time and finds the truth."""
-    stopped = decisions != APPROVE
+def money(
+    decisions: Codes, fraud: Flags, amount: Floats, policy: FraudPolicy, weight: Floats | None = None
+) -> Money:
+    """Count the money. A review costs its time and finds the truth.
+
+    `weight` says how often each row counts, None once; numbers of decisions are rounded.
+    """
+    times = np.ones(len(decisions)) if weight is None else weight
+    stopped, approved = decisions != APPROVE, np.full_like(decisions, APPROVE)
     declined = decisions == DECLINE
     return Money(
-        cost=float(costs_incurred(decisions, fraud, amount, policy).sum()),
-        cost_approve_all=float(costs_incurred(np.zeros_like(decisions), fraud, amount, policy).sum()),
-        fraud_amount=float(amount[fraud].sum()),
-        caught_amount=float(amount[fraud & stopped].sum()),
-        reviews=int((decisions == REVIEW).sum()),
-        declines=int(declined.sum()),
-        false_declines=int((declined & ~fraud).sum()),
+        cost=float((costs_incurred(decisions, fraud, amount, policy) * times).sum()),
+        cost_approve_all=float((costs_incurred(approved, fraud, amount, policy) * times).sum()),
+        fraud_amount=float((amount * times)[fraud].sum()),
+        caught_amount=float((amount * times)[fraud & stopped].sum()),
+        reviews=round(float(times[decisions == REVIEW].sum())),
+        declines=round(float(times[declined].sum())),
+        false_declines=round(float(times[declined & ~fraud].sum())),
     )
 
 

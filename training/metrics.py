@@ -1,4 +1,7 @@
-"""How good probabilities are, against what turned out to be true: `truth` is 1.0 for fraud, 0.0 for not."""
+"""How good probabilities are, against what turned out to be true: `truth` is 1.0 for fraud, 0.0 for not.
+
+`weight` says how often each row counts, where rows came to be known by chance; None counts every row once.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,44 +22,54 @@ class Calibration:
     predicted: Floats
     observed: Floats
     rows: Ints
+    weight: Floats
+    """Of each bin."""
 
 
-def auc_roc(truth: Floats, score: Floats) -> float:
+def auc_roc(truth: Floats, score: Floats, weight: Floats | None = None) -> float:
     """Area under the receiver operating characteristic; NaN if only one class is there."""
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(truth, score)) if _both(truth) else np.nan
+    return float(roc_auc_score(truth, score, sample_weight=weight)) if _both(truth) else np.nan
 
 
-def average_precision(truth: Floats, score: Floats) -> float:
+def average_precision(truth: Floats, score: Floats, weight: Floats | None = None) -> float:
     """Mean precision over the recall steps, not interpolated; NaN without both classes."""
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(truth, score)) if _both(truth) else np.nan
+    if not _both(truth):
+        return np.nan
+    return float(average_precision_score(truth, score, sample_weight=weight))
 
 
-def brier(truth: Floats, probability: Floats) -> float:
+def brier(truth: Floats, probability: Floats, weight: Floats | None = None) -> float:
     """Mean squared error of the probability (Brier 1950); 0 is perfect."""
-    return float(np.mean((probability - truth) ** 2)) if len(truth) else np.nan
+    return _mean((probability - truth) ** 2, weight) if len(truth) else np.nan
 
 
-def calibration(truth: Floats, probability: Floats, bins: int = BINS) -> Calibration:
+def calibration(
+    truth: Floats, probability: Floats, bins: int = BINS, weight: Floats | None = None
+) -> Calibration:
     """Rows in rising order of probability, cut into `bins` of equal size."""
     order = np.argsort(probability, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
+    weighted = [(part, None if weight is None else weight[part]) for part in parts]
     return Calibration(
-        np.array([probability[part].mean() for part in parts]),
-        np.array([truth[part].mean() for part in parts]),
+        np.array([_mean(probability[part], weights) for part, weights in weighted]),
+        np.array([_mean(truth[part], weights) for part, weights in weighted]),
         np.array([len(part) for part in parts], np.int64),
+        np.array([len(part) if weights is None else weights.sum() for part, weights in weighted], np.float64),
     )
 
 
-def expected_calibration_error(truth: Floats, probability: Floats, bins: int = BINS) -> float:
+def expected_calibration_error(
+    truth: Floats, probability: Floats, bins: int = BINS, weight: Floats | None = None
+) -> float:
     """Mean gap between predicted and observed over bins of equal size (Naeini et al. 2015, adaptive bins)."""
     if not len(truth):
         return np.nan
-    curve = calibration(truth, probability, bins)
-    return float(np.average(np.abs(curve.predicted - curve.observed), weights=curve.rows))
+    curve = calibration(truth, probability, bins, weight)
+    return float(np.average(np.abs(curve.predicted - curve.observed), weights=curve.weight))
 
 
 def card_precision(
@@ -66,6 +79,7 @@ def card_precision(
 
     The Fraud Detection Handbook's CP@k (chapter 4): a card's score is its greatest of the day; a card that
     was detected is removed from later days. Fewer cards than `top` on a day still divide by `top`.
+    It counts cards, not payments, and takes no weights.
     """
     rows = pd.DataFrame({"card": card, "day": day, "score": score, "truth": truth})
     detected: set[object] = set()
@@ -84,18 +98,21 @@ def _detected(today: pd.DataFrame, top: int) -> set[object]:
     return set(highest.index[highest["truth"] > 0])
 
 
-def of_scores(truth: Floats, probability: Floats) -> dict[str, float]:
+def of_scores(truth: Floats, probability: Floats, weight: Floats | None = None) -> dict[str, float]:
     """The figures that need nothing but truth and probability."""
     return {
-        "auc_roc": auc_roc(truth, probability),
-        "average_precision": average_precision(truth, probability),
-        "brier": brier(truth, probability),
-        "expected_calibration_error": expected_calibration_error(truth, probability),
+        "auc_roc": auc_roc(truth, probability, weight),
+        "average_precision": average_precision(truth, probability, weight),
+        "brier": brier(truth, probability, weight),
+        "expected_calibration_error": expected_calibration_error(truth, probability, weight=weight),
     }
 
 
 def by_slice(
-    truth: Floats, probability: Floats, slices: Mapping[str, NDArray[np.object_]]
+    truth: Floats,
+    probability: Floats,
+    slices: Mapping[str, NDArray[np.object_]],
+    weight: Floats | None = None,
 ) -> dict[str, dict[str, float]]:
     """Figures of every value of every slice, under `slice:value`; rows, positives and `of_scores`."""
     found: dict[str, dict[str, float]] = {}
@@ -103,8 +120,13 @@ def by_slice(
         for value in sorted(set(values)):
             rows: Flags = values == value
             counts = {"rows": float(rows.sum()), "positives": float(truth[rows].sum())}
-            found[f"{name}:{value}"] = counts | of_scores(truth[rows], probability[rows])
+            weights = None if weight is None else weight[rows]
+            found[f"{name}:{value}"] = counts | of_scores(truth[rows], probability[rows], weights)
     return found
+
+
+def _mean(values: Floats, weight: Floats | None) -> float:
+    return float(values.mean() if weight is None else np.average(values, weights=weight))
 
 
 def _both(truth: Floats) -> bool:

@@ -134,3 +134,12 @@ def test_lines_are_found_under_dotted_and_quoted_names() -> None:
     assert line_of(text, ("a", "b", "c")) == 2
     assert line_of(text, ("a", "d", "e")) == 4
     assert line_of(text, ("x",)) == 1
+
+
+def test_a_secret_is_neither_shown_nor_part_of_what_everybody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = settings.policy_version(settings.load().fraud)
+    monkeypatch.setenv("TOLLGATE_FRAUD__CONTROL_GROUP_SALT", "of this house")
+    fraud = settings.load().fraud
+    assert fraud.control_group_salt.get_secret_value() == "of this house"
+    assert "of this house" not in f"{fraud!r} {fraud.model_dump(mode='json')}"
+    assert settings.policy_version(fraud) == before

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ingestion import history as tables
@@ -53,6 +54,27 @@ def test_reads_from_start_inclusive_to_end_exclusive(tmp_path: Path) -> None:
 def test_an_empty_history_has_all_columns_and_no_rows(tmp_path: Path) -> None:
     for table, schema in tables.SCHEMAS.items():
         assert History(tmp_path).read(table).schema == schema
+
+
+def test_files_from_before_a_column_read_as_null_also_compacted(tmp_path: Path) -> None:
+    newer = ["policy_decision", "propensity", "control_group"]
+    old = pa.table({"transaction_id": ["t"], "event_time_us": [1], "decision": ["decline"]})
+    old = completed(DECISIONS, old.append_column("decision_partition", pa.array([0])))
+    old = old.set_column(old.column_names.index("decision_position"), "decision_position", pa.array([1]))
+    history = History(tmp_path)
+    history.append(DECISIONS, old)
+    [file] = tmp_path.rglob("*.parquet")
+    table = pq.ParquetFile(file).read()
+    pq.write_table(table.drop_columns(newer), file)
+    for _ in range(2):
+        [row] = history.read(DECISIONS, columns=["decision", *newer]).to_pylist()
+        assert row == {
+            "decision": "decline",
+            "policy_decision": None,
+            "propensity": None,
+            "control_group": None,
+        }
+        history.compact(DECISIONS, "9999-12-31", at_least=1)
 
 
 def test_rows_that_come_again_are_known(tmp_path: Path) -> None:
@@ -308,7 +330,10 @@ class TestHistorian:
             "event_time": "1970-01-01T00:00:01Z".replace("1970", "2026"),
             "customer_id": "c",
             "terminal_id": "m",
-            "decision": "review",
+            "decision": "approve",
+            "policy_decision": "decline",
+            "propensity": 0.01,
+            "control_group": True,
             "score": 0.25,
             "model": {"name": "fraud", "version": 7},
             "features": {"amount": 3.5, "customer_idle_s": None},
@@ -323,6 +348,7 @@ class TestHistorian:
         assert historian.flush() == {Partition(DECISIONS_TOPIC, 0): 3}
         [row] = historian.history.read(DECISIONS).to_pylist()
         assert (row["model_version"], row["features"]) == ("7", [3.5, None])
+        assert (row["policy_decision"], row["propensity"], row["control_group"]) == ("decline", 0.01, True)
         assert row["feature_names"] == ["amount", "customer_idle_s"]
         assert [each.record.offset for each in historian.rejected] == [1, 2]
         assert "JSON" in historian.rejected[0].reason

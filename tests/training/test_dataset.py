@@ -47,10 +47,12 @@ def test_too_little_news_is_no_window() -> None:
 
 
 def test_a_split_is_by_time_and_loses_nothing() -> None:
-    before, after = dataset().split(2 * DAY_US)
+    before, after = dataset(weight=np.arange(4.0)).split(2 * DAY_US)
     assert before.ids.tolist() == ["t-0", "t-1"]
     assert after.ids.tolist() == ["t-2", "t-3"]
     assert after.columns["amount"].tolist() == [2.0, 3.0]
+    assert after.weight is not None
+    assert after.weight.tolist() == [2.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def test_a_split_is_by_time_and_loses_nothing() -> None:
         {"target": np.zeros(4)},
         {"time_us": np.arange(4)},
         {"ids": np.array(["a", "b", "c", "d"], object)},
+        {"weight": np.ones(4)},
     ],
 )
 def test_the_version_tells_any_change(changed: dict[str, Any]) -> None:

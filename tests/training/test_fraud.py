@@ -1,18 +1,21 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from features.fraud import FRAUD
+from features.state import Flags
 from infra import settings
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US
+from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
 from tests.training.made import MIDNIGHT_US, PastEvents, past_events
 from training import booster, fraud, runs
 from training.booster import Model
-from training.dataset import Dataset, Span
+from training.dataset import Dataset, Span, newest_us
 from training.gate import judge
 from training.handbook import Fold
 from training.tasks import Incumbent, Trial
@@ -128,3 +131,67 @@ def test_a_fold_of_the_handbook(chosen: Settings, events: PastEvents) -> None:
 def test_a_fold_outside_of_the_file_is_refused(chosen: Settings, events: PastEvents) -> None:
     with pytest.raises(UserError, match="to train on"):
         fraud.evaluate_tables(chosen, *events, Fold(train_start=20_100))
+
+
+@pytest.mark.slow
+def test_a_label_counts_only_if_the_payment_passed_and_as_often_as_it_stands_for(
+    chosen: Settings, events: PastEvents, tmp_path: Path
+) -> None:
+    """Every fourth of the dear payments is in the control group; labels of the others are left out."""
+    here = chosen.model_copy(update={"home": tmp_path})
+    history, (transactions, labels) = History(here.history), events
+    history.append(TRANSACTIONS, transactions)
+    history.append(LABELS, labels)
+    dear = transactions.filter(pc.greater(transactions["amount"], 100.0))
+    lucky = np.arange(dear.num_rows) % 4 == 0
+    history.append(DECISIONS, decisions(dear, lucky))
+    newest = newest_us(history, fraud.TASK.tables)
+    assert newest is not None
+    joined = fraud.from_history(here, Span().window(newest))
+    folded = fraud.from_tables(here, transactions, labels, Span())
+    passed = set(dear.filter(pa.array(lucky))["transaction_id"].to_pylist())
+    declined = set(dear["transaction_id"].to_pylist()) - passed
+    assert joined.ids.tolist() == [each for each in folded.ids if each not in declined]
+    assert joined.weight is not None
+    assert joined.weight.tolist() == [4.0 if each in passed else 1.0 for each in joined.ids]
+    assert (joined.selection["declined/payments"], joined.selection["control_group/payments"]) == (
+        dear.num_rows,
+        len(passed),
+    )
+    assert 0 < joined.selection["declined/fraud_share_low"] < joined.selection["declined/fraud_share"] < 1
+
+
+def decisions(payments: pa.Table, lucky: Flags) -> pa.Table:
+    """All would be declined; the lucky pass."""
+    n = payments.num_rows
+    more = {
+        "decision": np.where(lucky, "approve", "decline"),
+        "policy_decision": np.full(n, "decline"),
+        "propensity": np.full(n, 0.25),
+        "decision_partition": np.zeros(n, np.int32),
+        "decision_position": np.arange(n),
+    }
+    rows = payments.select(["transaction_id", "event_time_us"])
+    for name, column in more.items():
+        rows = rows.append_column(name, pa.array(column))
+    return completed(DECISIONS, rows)
+
+
+@pytest.mark.usefixtures("small")
+def test_weights_count_in_learning_and_in_every_figure(chosen: Settings, data: Dataset) -> None:
+    _, after = data.split(int(data.time_us[int(0.7 * len(data))]))
+    once = fraud._Judged(after, chosen)
+    doubled = fraud._Judged(replace(after, weight=np.full(len(after), 2.0)), chosen)
+    score = once.rows.matrix[:, 0] / once.rows.matrix[:, 0].max()
+    ours, theirs = once.of_rules(), doubled.of_rules()
+    for name in ("expected_cost", "caught_amount", "reviews", "false_declines"):
+        assert theirs[name] == pytest.approx(2 * ours[name]), name
+    skewed = replace(once.rows, weight=np.where(once.rows.target > 0, 50.0, 1.0))
+    found = fraud._Judged(skewed, chosen).figures(score)
+    assert found["average_precision"] > once.figures(score)["average_precision"]
+    facts = {"declined/payments": 7.0, "declined/outside_support_amount_share": 0.5}
+    heavy = replace(data, weight=np.where(data.target > 0, 50.0, 1.0), selection=facts)
+    trial, plain = (fraud.learn(each, None, chosen) for each in (heavy, data))
+    assert trial.model.predict(data.matrix).mean() > 2 * plain.model.predict(data.matrix).mean()
+    assert trial.metrics["declined/payments"] == 7.0
+    assert "50% of the declined amount had no chance to pass" in trial.notes[0]

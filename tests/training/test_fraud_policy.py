@@ -92,3 +92,15 @@ def test_money_counts_what_each_decision_cost() -> None:
     assert money.cost_approve_all == pytest.approx(115.0 + 45.0 + 35.0)
     assert (money.fraud_amount, money.caught_amount) == (150.0, 50.0)
     assert (money.reviews, money.declines, money.false_declines) == (1, 2, 1)
+
+
+def test_a_row_of_weight_three_costs_and_is_reviewed_as_three_rows() -> None:
+    decisions, fraud = np.array([APPROVE, REVIEW, DECLINE], np.int8), np.array([True, True, False])
+    amount, weight = np.array([100.0, 30.0, 40.0]), np.array([3, 2, 2])
+    repeated = (np.repeat(each, weight) for each in (decisions, fraud, amount))
+    assert policy.money(decisions, fraud, amount, POLICY, weight.astype(float)) == policy.money(
+        *repeated, POLICY
+    )
+    costs, ruled = np.array([[5.0, 1.0, 3.0]] * 3), np.full(3, NO_RULE, np.int8)
+    decided = policy.within_capacity(costs, ruled, np.ones(3), 4, np.array([3.0, 2.0, 1.0]))
+    assert decided.tolist() == [REVIEW, DECLINE, DECLINE]

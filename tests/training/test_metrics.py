@@ -42,3 +42,24 @@ def test_slices_cover_every_value() -> None:
         "channel:web": 1.0,
         "channel:pos": 0.0,
     }
+
+
+def test_a_row_of_weight_three_counts_as_three_rows() -> None:
+    draw = np.random.default_rng(4)
+    truth, score = (draw.random(300) < 0.3).astype(float), draw.random(300)
+    weight = draw.integers(1, 4, 300)
+    repeated = np.repeat(np.arange(300), weight)
+    found = metrics.of_scores(truth, score, weight.astype(float))
+    expected = metrics.of_scores(truth[repeated], score[repeated])
+    for name in ("auc_roc", "average_precision", "brier"):
+        assert found[name] == pytest.approx(expected[name]), name
+    curve = metrics.calibration(truth, score, bins=1, weight=weight.astype(float))
+    assert curve.observed[0] == pytest.approx(truth[repeated].mean())
+    assert (curve.rows.tolist(), curve.weight.tolist()) == ([300], [len(repeated)])
+
+
+def test_slices_keep_their_weights() -> None:
+    truth, score = np.array([1.0, 0.0, 1.0]), np.array([0.5, 0.5, 0.5])
+    channel = {"channel": np.array(["web", "web", "pos"], object)}
+    found = metrics.by_slice(truth, score, channel, np.array([3.0, 1.0, 1.0]))
+    assert found["channel:web"]["average_precision"] == 0.75

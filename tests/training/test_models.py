@@ -91,3 +91,13 @@ def test_the_reference_is_the_median_of_what_was_known() -> None:
     reference = booster.train(matrix, TARGET, card, booster.CLASSIFIER).card.reference
     assert reference[0] == np.nanmedian(MATRIX[:, 0])
     assert np.isnan(reference[3])
+
+
+def test_weights_of_fraud_raise_what_is_expected() -> None:
+    heavy = np.where(TARGET > 0, 20.0, 1.0)
+    weighted = (
+        booster.train(MATRIX, TARGET, CARD, booster.CLASSIFIER, heavy),
+        baselines.train(MATRIX, TARGET, CARD, heavy),
+    )
+    for ours, plain in zip(weighted, (boosted(), linear()), strict=True):
+        assert ours.predict(MATRIX).mean() > 1.3 * plain.predict(MATRIX).mean()
