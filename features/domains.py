@@ -67,6 +67,7 @@ def _fraud_values(kind: Ints, rows: pa.Table) -> Floats:
         numbers(rows, "amount"),
         words(rows, "label"),
         rows["event_time_us"].to_numpy(),
+        numbers(rows, "paid_at_us"),
         fraud.codes_of_rows(rows),
     )
 
@@ -98,7 +99,7 @@ DOMAINS = {
         settled=history.LABELS,
         key="transaction_id",
         decided_columns=("amount", "channel", "device_id", "ip", "merchant_category", "country"),
-        settled_columns=("amount", "label"),
+        settled_columns=("amount", "label", "paid_at_us"),
         values=_fraud_values,
         request=_fraud_request,
     ),

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from features.definition import feature_set, ratio
-from features.state import Decayed, Entity, Floats, Ints, Latest, Recent, code_of, recall
+from features.state import Began, Decayed, Entity, Floats, Ints, Latest, Recent, Run, code_of, recall
 
 PAYMENT, LABEL = 0, 1
 
@@ -26,9 +26,12 @@ CODES = {
 }
 """Columns of codes, and the payment's text field that each is the code of."""
 
-VALUES = ("amount", "is_fraud", "fraud_amount", "fraud_s", "time_s", *CODES)
-"""Columns of an event's value matrix: amount (payments); 1 or 0 (labels), the amount that was fraud and when
-that was known (labels of frauds); the event's time; codes (payments). Times in seconds since 1970 UTC."""
+VALUES = (
+    "amount", "is_fraud", "is_good", "fraud_amount", "fraud_paid_s", "fraud_known_s", "time_s", *CODES,
+)  # fmt: skip
+"""Columns of an event's value matrix: amount (payments); whether it was fraud, whether not, 1 or 0 (labels);
+the amount that was fraud, when it was paid and when it was known (labels of frauds); the event's time; codes
+(payments). Times in seconds since 1970 UTC."""
 
 _MONEY = (
     Decayed("amount", PAYMENT, "amount", LIVES),
@@ -55,8 +58,11 @@ TERMINAL = Entity(
     VALUES,
     (
         *_MONEY,
-        Latest("fraud_known_at", LABEL, "fraud_s", clock="fraud_known_at"),
+        Latest("fraud_known_at", LABEL, "fraud_known_s", clock="fraud_known_at"),
         Latest("fraud_amount", LABEL, "fraud_amount", clock="fraud_known_at"),
+        Began("fraud_began_at", LABEL, "fraud_paid_s", run="fraud_run"),
+        Run("fraud_run", LABEL, "is_good"),
+        Run("good_run", LABEL, "is_fraud"),
     ),
 )
 
@@ -184,6 +190,21 @@ def terminal_fraud_amount(terminal_fraud_amount: Floats) -> Floats:
     return terminal_fraud_amount
 
 
+def terminal_fraud_began_s(at_s: Floats, terminal_fraud_began_at: Floats) -> Floats:
+    """Seconds since the first payment of the terminal's newest run of frauds; NaN before the first."""
+    return np.maximum(at_s - terminal_fraud_began_at, 0.0)
+
+
+def terminal_fraud_run(terminal_fraud_run: Floats) -> Floats:
+    """How many of the terminal's labels in a row, up to the newest, were fraud."""
+    return terminal_fraud_run
+
+
+def terminal_good_run(terminal_good_run: Floats) -> Floats:
+    """How many of the terminal's labels in a row, up to the newest, were legitimate."""
+    return terminal_good_run
+
+
 def _zscore(x: Floats, n: Floats, total: Floats, squares: Floats) -> Floats:
     """Against mean and spread, with one unit of money added to the spread: two payments tell little."""
     mean = ratio(total, n)
@@ -202,6 +223,7 @@ FRAUD = feature_set(
         customer_category_familiarity, customer_country_familiarity,
         terminal_payment_count, terminal_amount_mean, terminal_amount_zscore, terminal_idle_s,
         terminal_label_count, terminal_fraud_rate, terminal_fraud_known_s, terminal_fraud_amount,
+        terminal_fraud_began_s, terminal_fraud_run, terminal_good_run,
     ),
 )  # fmt: skip
 """The features of the fraud model."""
@@ -212,6 +234,7 @@ def event_values(
     amount: Floats,
     label: Sequence[str | None],
     event_time_us: Ints,
+    paid_at_us: Floats,
     codes: Mapping[str, Floats],
 ) -> Floats:
     """Value matrix of payments and labels in the order of `VALUES`, shape (n, len(VALUES)).
@@ -221,6 +244,7 @@ def event_values(
         amount: of the payment, also of the one that a label tells of.
         label: "fraud" or "legitimate"; None for payments.
         event_time_us: of the payment, or of the label's arrival.
+        paid_at_us: of the payment that a label tells of.
         codes: columns of `CODES`.
     """
     is_fraud = np.array([np.nan if each is None else float(each == "fraud") for each in label])
@@ -230,7 +254,9 @@ def event_values(
         [
             np.where(kind == PAYMENT, amount, np.nan),
             is_fraud,
+            1.0 - is_fraud,
             np.where(known, amount, np.nan),
+            np.where(known, paid_at_us / 1e6, np.nan),
             np.where(known, time_s, np.nan),
             time_s,
             *(codes[name] for name in CODES),

@@ -28,7 +28,7 @@ NEVER_FOLDED = -1
 """Position of a state that no event of its stream has reached."""
 
 _LIFE_UNITS_S = {"h": 3_600.0, "d": 86_400.0}
-_DECAYED, _LATEST, _RUN, _RECENT, _MORE = range(5)
+_DECAYED, _LATEST, _RUN, _BEGAN, _RECENT, _MORE = range(6)
 """What a column does; `_MORE` is one that the column before it takes care of."""
 _POWERS = {"n": 0, "sum": 1, "squares": 2}
 
@@ -122,6 +122,30 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Began:
+    """`value` of the event that began the newest run; NaN before the first. Column: `{name}`.
+
+    `run` names the `Run` that counts it, which must come later among the entity's aggregates: an event with a
+    value begins a run while that is 0.
+    """
+
+    name: str
+    event: int
+    value: str
+    run: str
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Name and columns of its block."""
+        return {self.name: 1}
+
+    @property
+    def folded(self) -> list["Column"]:
+        """Its column."""
+        return [Column(self.name, _BEGAN, self.event, self.value, clock=self.run)]
+
+
+@dataclass(frozen=True)
 class Recent:
     """The distinct codes that came last as `value` of `event`, newest first; a late event counts as new.
 
@@ -161,9 +185,10 @@ class Column:
     power: int = 1
     """Of the value in a sum; for `Recent` how many columns."""
     clock: str = "seen_at"
+    """Column that the operation looks at too."""
 
 
-type_of_aggregate = Decayed | Latest | Run | Recent
+type_of_aggregate = Decayed | Latest | Run | Began | Recent
 
 
 @dataclass(frozen=True)
@@ -229,7 +254,7 @@ class Entity:
     def _cold(self) -> Floats:
         row = np.zeros((1, len(self.columns)))
         row[:, 0] = np.nan
-        row[:, self.program[0] == _LATEST] = np.nan
+        row[:, np.isin(self.program[0], (_LATEST, _BEGAN))] = np.nan
         return row
 
 
@@ -359,18 +384,22 @@ def _advance_and_add(
             weight = np.exp(ahead / life[c]) if late else 1.0
             state[c] += weight * x[value[c]] ** power[c]
         else:
-            _take(operation[c], state, c, x[value[c]], not at < state[clock[c]], power[c])
+            _take(operation[c], state, c, x[value[c]], at, state[clock[c]], power[c])
     if not late:
         state[0] = at
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _take(operation: int, state: Floats, c: int, given: float, newest: bool, columns: int) -> None:
-    """What does not decay; `newest` says that nothing later has come to the column's clock."""
-    if operation == _LATEST and newest:
-        state[c] = given
+def _take(operation: int, state: Floats, c: int, given: float, at: float, clock: float, columns: int) -> None:
+    """What does not decay."""
+    if operation == _LATEST:
+        if not at < clock:
+            state[c] = given
     elif operation == _RUN:
         state[c] = state[c] + 1.0 if given == 0.0 else 0.0
+    elif operation == _BEGAN:
+        if clock == 0.0:
+            state[c] = given
     elif operation == _RECENT:
         _remember(state[c : c + columns], int(given))
 

@@ -80,6 +80,7 @@ class FraudPolicy(Section):
     control_group_max_amount: Money
     control_group_rules: bool = False
     control_group_salt: SecretStr = SecretStr("")
+    slices: tuple[str, ...]
     rules: tuple[Rule, ...]
 
 
@@ -148,8 +149,12 @@ class Gate(Section):
     """What a challenger must show before it may take over."""
 
     min_gain: float
+    simple_margin: Share
     min_labels: Count
     min_frauds: Count
+    fair_slices: tuple[str, ...]
+    min_recall_ratio: Share
+    max_false_decline_ratio: Positive
 
 
 class Settings(Section):

@@ -76,8 +76,14 @@ class CustomerStage(Memoryless):
 
 def values_of(batch: StreamBatch) -> Floats:
     """What payments and labels bring to a state, in the order of the fraud entities' `VALUES`."""
-    columns = batch.numbers("amount"), batch.strings("label"), batch.integers("event_time_us")
-    return event_values(batch.integers("kind"), *columns, codes_of_rows(batch.rows))
+    return event_values(
+        batch.integers("kind"),
+        batch.numbers("amount"),
+        batch.strings("label"),
+        batch.integers("event_time_us"),
+        batch.numbers("paid_at_us"),
+        codes_of_rows(batch.rows),
+    )
 
 
 def _seen_keys(batch: StreamBatch) -> list[bytes]:

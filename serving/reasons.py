@@ -85,6 +85,20 @@ _SENTENCES: dict[str, tuple[str, type_of_sentence]] = {
         "TERMINAL_RISK",
         lambda x, _: f"{_span(x)} since a fraud at this terminal became known",
     ),
+    "terminal_fraud_began_s": (
+        "TERMINAL_RISK",
+        lambda x, _: f"{_span(x)} since the first of this terminal's latest frauds",
+    ),
+    "terminal_fraud_run": (
+        "TERMINAL_RISK",
+        lambda x, _: (
+            f"the last {x:.0f} settled payments here were fraud" if x else "the last one here was good"
+        ),
+    ),
+    "terminal_good_run": (
+        "TERMINAL_RISK",
+        lambda x, _: f"{x:.0f} good payments settled here since the last fraud",
+    ),
     "terminal_fraud_amount": (
         "TERMINAL_RISK",
         lambda x, _: f"the last known fraud at this terminal was of {x:.2f}",

@@ -2,28 +2,25 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import replay
 from features.fraud import FRAUD
-from features.state import Flags, Floats, Ints
+from features.state import Flags, Floats
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.file_source import PastEvents
 from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
-from training import baselines, booster, fraud_model, handbook, labels, metrics, plots, selective_labels
-from training import fraud_policy as policy
+from training import baselines, booster, fraud_model, handbook, labels, plots, selective_labels
 from training.booster import Model
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
-from training.fraud_policy import Codes
-from training.gate import Comparison, Evidence
+from training.fraud_judging import COLUMNS, Judged
 from training.handbook import Fold
 from training.models import Scorer
 from training.selective_labels import Chances
@@ -36,11 +33,7 @@ HEADLINE = (
     "expected_cost", "caught_amount", "reviews", "declines", "false_declines",
 )  # fmt: skip
 
-_COLUMNS = ("amount", "customer_id", "channel", "country")
-_DESCRIBED = ("transaction_id", *_COLUMNS)
-_AMOUNT_BANDS = (0.0, 20.0, 50.0, 100.0, 200.0, np.inf)
-_SLICE_VALUES = 12
-_THRESHOLDS: Floats = np.geomspace(1e-4, 0.999, 200)
+_DESCRIBED = ("transaction_id", *COLUMNS)
 
 
 def from_history(settings: Settings, window: Window) -> Dataset:
@@ -103,15 +96,78 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     start_us = holdout_start(data.time_us, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
     before, after = data.split(start_us)
     _enough(before)
-    untuned = fraud_model.trees(before)
-    trial = fraud_model.finished(untuned, *fraud_model.witness(before), settings.fraud)
-    plain = baselines.train(before.matrix, before.target, fraud_model.blank(before), before.weight)
-    rivals: dict[str, Scorer] = {"logistic": plain}
-    notes = incumbent.notes(FRAUD.hash, start_us) if incumbent else ()
+    judged, untuned = Judged(after, settings), fraud_model.trees(before)
+    models: dict[str, Scorer] = {
+        "lightgbm": fraud_model.finished(untuned, *fraud_model.witness(before), settings.fraud),
+        "logistic": baselines.train(before.matrix, before.target, fraud_model.blank(before), before.weight),
+    }
+    notes = list(incumbent.notes(FRAUD.hash, start_us) if incumbent else ())
     if incumbent and incumbent.model.card.feature_hash == FRAUD.hash:
-        rivals["champion"] = incumbent.model
-    final = fraud_model.finished(fraud_model.trees(data), untuned, after, settings.fraud)
-    return _Judged(after, settings).trial(trial, rivals, final, before, notes)
+        models["champion"] = incumbent.model
+    figures = {name: judged.of_model(each) for name, each in models.items()} | {"rules": judged.of_rules()}
+    chosen, why = _simplest(figures, settings.gate.simple_margin)
+    final = _final(chosen, data, untuned, after, settings)
+    return _trial(judged, chosen, models[chosen], final, figures, before, (*notes, *why))
+
+
+def _simplest(figures: Mapping[str, Mapping[str, float]], margin: float) -> tuple[str, tuple[str, ...]]:
+    """The simple model unless the trees' average precision is better by the margin; and why."""
+    trees, simple = (figures[name]["average_precision"] for name in ("lightgbm", "logistic"))
+    if not trees < simple * (1.0 + margin):
+        return "lightgbm", ()
+    return "logistic", (
+        f"logistic regression stays: LightGBM's average precision {trees:.4g} is not {margin:.0%} above its"
+        f" {simple:.4g}",
+    )
+
+
+def _final(chosen: str, data: Dataset, untuned: Model, after: Dataset, settings: Settings) -> Scorer:
+    """A model of the chosen kind that learned from all, the test window too."""
+    if chosen == "logistic":
+        return baselines.train(data.matrix, data.target, fraud_model.blank(data), data.weight)
+    return fraud_model.finished(fraud_model.trees(data), untuned, after, settings.fraud)
+
+
+def _trial(
+    judged: Judged,
+    chosen: str,
+    model: Scorer,
+    final: Scorer,
+    figures: Mapping[str, Mapping[str, float]],
+    before: Dataset,
+    notes: tuple[str, ...],
+) -> Trial:
+    own, rows = figures[chosen], judged.rows
+    rivals = {name: each for name, each in figures.items() if name != chosen}
+    slices = judged.slices(model)
+    levels = {"policy": own["expected_cost"], "rules": figures["rules"]["expected_cost"]}
+    return Trial(
+        model=final,
+        parameters={"kind": final.card.kind, **_parameters(final)},
+        metrics={**own, **rows.selection},
+        rivals=rivals,
+        headline=HEADLINE,
+        comparisons=judged.comparisons(own, rivals),
+        evidence=judged.evidence(),
+        limits=judged.limits(own, slices),
+        test_start_us=int(rows.time_us[0]) if len(rows) else before.cutoff_us,
+        rows_train=len(before),
+        rows_test=len(rows),
+        slices=slices,
+        documents={"slices.json": slices},
+        figures=judged.plots(chosen, model, levels, slices)
+        | {"importance.png": plots.importance_bars(final.importance())},
+        notes=(*notes, *selective_labels.notes(rows.selection)),
+    )
+
+
+def _parameters(model: Scorer) -> dict[str, Any]:
+    """What the trees were told, and slope and intercept of their calibration; nothing of another kind."""
+    if model.card.kind != booster.KIND:
+        return {}
+    found = model.card.extra.get("calibration", {})
+    calibration = {f"calibration_{name}": value for name, value in found.items()}
+    return {**booster.STEADY, **booster.CLASSIFIER, **calibration}
 
 
 def evaluate(settings: Settings, options: EvaluateOptions) -> dict[str, Any]:
@@ -144,7 +200,7 @@ def evaluate_tables(
     relevant = pc.less(transactions["event_time_us"], fold.test_end * DAY_US)
     data = from_tables(settings, transactions.filter(relevant), known, Span())
     train, test = _of_fold(data, fold)
-    judged, model = _Judged(test, settings), fraud_model.learned(train, settings.fraud)
+    judged, model = Judged(test, settings), fraud_model.learned(train, settings.fraud)
     found: dict[str, Any] = {} if group_of is None else {"by": judged.caught(model, group_of)}
     return (
         judged.of_model(model)
@@ -169,181 +225,6 @@ def _of_fold(data: Dataset, fold: Fold) -> tuple[Dataset, Dataset]:
     return train, test
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """The test window, and how models are measured on it."""
-
-    rows: Dataset
-    settings: Settings
-
-    @property
-    def fraud(self) -> Flags:
-        return self.rows.target > 0
-
-    @property
-    def amount(self) -> Floats:
-        return self.rows.columns["amount"].astype(np.float64)
-
-    @property
-    def day(self) -> Ints:
-        return self.rows.time_us // DAY_US
-
-    @property
-    def ruled(self) -> Codes:
-        """What the policy's rules say of each row."""
-        rules = policy.rules_over(FRAUD.names, self.settings.fraud.rules)
-        return rules.outcome(rules.hits(self.rows.matrix))
-
-    def of_model(self, model: Scorer) -> dict[str, float]:
-        """Ranking, calibration and money of a model's probabilities under the policy."""
-        probability = model.predict(self.rows.matrix)
-        return self._ranked(probability) | self._money(self._decisions(model)) | self._beside(model)
-
-    def caught(self, model: Scorer, group_of: Mapping[str, str]) -> dict[str, dict[str, float]]:
-        """Of each group: payments, frauds, and the share of frauds that was reviewed or declined."""
-        stopped = self._decisions(model) != policy.APPROVE
-        group = np.array([group_of.get(name, "unknown") for name in self.rows.ids], dtype=object)
-        found = {}
-        for name in sorted(set(group)):
-            mine = group == name
-            frauds = mine & self.fraud
-            found[name] = {
-                "rows": int(mine.sum()),
-                "frauds": int(frauds.sum()),
-                "recall": float(stopped[frauds].mean()) if frauds.any() else np.nan,
-            }
-        return found
-
-    def _decisions(self, model: Scorer) -> Codes:
-        """What the policy makes of a model, within each day's capacity."""
-        probability = model.predict(self.rows.matrix)
-        costs = policy.expected_costs(probability, self.amount, self.settings.fraud, self._price(model))
-        capacity = self.settings.fraud.review_capacity_per_day
-        return policy.within_capacity(costs, self.ruled, self.day, capacity, self.rows.weight)
-
-    def _price(self, model: Scorer) -> float:
-        return policy.review_price(model.card.extra, self.settings.fraud)
-
-    def of_rules(self) -> dict[str, float]:
-        """The same of the rules alone."""
-        return self._ranked(policy.rules_scores(self.ruled)) | self._money(policy.rules_alone(self.ruled))
-
-    def _ranked(self, score: Floats) -> dict[str, float]:
-        ranked = metrics.of_scores(self.rows.target, score, self.rows.weight)
-        return ranked | {"card_precision_at_100": self.card_precision(score)}
-
-    def card_precision(self, score: Floats) -> float:
-        """Of the 100 most suspicious cards a day; the truth as a score gives what could be reached at all."""
-        rows = self.rows
-        return metrics.card_precision(rows.target, score, rows.columns["customer_id"], self.day)
-
-    def _beside(self, model: Scorer) -> dict[str, float]:
-        """What one threshold would have cost, the best that hindsight finds; and the price of a review."""
-        costs = self._threshold_costs(model.predict(self.rows.matrix))
-        return {"best_threshold_cost": float(costs.min()), "review_price": self._price(model)}
-
-    def _money(self, decisions: Codes) -> dict[str, float]:
-        found = policy.money(decisions, self.fraud, self.amount, self.settings.fraud, self.rows.weight)
-        counted = asdict(found)
-        return {"expected_cost": counted.pop("cost")} | {
-            name: float(value) for name, value in counted.items()
-        }
-
-    def trial(
-        self,
-        model: Model,
-        rivals: Mapping[str, Scorer],
-        final: Model,
-        before: Dataset,
-        notes: tuple[str, ...],
-    ) -> Trial:
-        """Everything about a trial of `model`, which learned from what came `before`; `final` from all."""
-        own = self.of_model(model)
-        figures = {name: self.of_model(each) for name, each in rivals.items()} | {"rules": self.of_rules()}
-        score = model.predict(self.rows.matrix)
-        rows = self.rows
-        slices = metrics.by_slice(rows.target, score, slices_of(rows), rows.weight)
-        return Trial(
-            model=final,
-            parameters={**booster.STEADY, **booster.CLASSIFIER, **_calibration(final)},
-            metrics={**own, **self.rows.selection},
-            rivals=figures,
-            headline=HEADLINE,
-            comparisons=tuple(_compared(own, figures)),
-            evidence=self._evidence(),
-            test_start_us=int(self.rows.time_us[0]) if len(self.rows) else before.cutoff_us,
-            rows_train=len(before),
-            rows_test=len(self.rows),
-            slices=slices,
-            documents={"slices.json": slices},
-            figures=self._plots(score, figures, own, final, slices),
-            notes=(*notes, *selective_labels.notes(self.rows.selection)),
-        )
-
-    def _evidence(self) -> tuple[Evidence, ...]:
-        gate = self.settings.gate
-        return (
-            Evidence("matured labels", len(self.rows), gate.min_labels),
-            Evidence("matured frauds", int(self.fraud.sum()), gate.min_frauds),
-        )
-
-    def _plots(
-        self,
-        score: Floats,
-        rivals: Mapping[str, Mapping[str, float]],
-        own: Mapping[str, float],
-        model: Scorer,
-        slices: Mapping[str, Mapping[str, float]],
-    ) -> dict[str, bytes]:
-        if not len(self.rows):
-            return {}
-        levels = {"policy": own["expected_cost"], "rules": rivals["rules"]["expected_cost"]}
-        return {
-            "calibration.png": plots.calibration_curve(
-                metrics.calibration(self.rows.target, score, weight=self.rows.weight), "lightgbm"
-            ),
-            "cost.png": plots.cost_curve(_THRESHOLDS, self._threshold_costs(score), levels),
-            "importance.png": plots.importance_bars(model.importance()),
-            "slices.png": plots.slice_bars(slices, "average_precision"),
-        }
-
-    def _threshold_costs(self, score: Floats) -> Floats:
-        """Cost of declining over each threshold, without reviews."""
-        costs = self.settings.fraud
-        times = 1.0 if self.rows.weight is None else self.rows.weight
-        declines = [(score >= threshold).astype(np.int8) * policy.DECLINE for threshold in _THRESHOLDS]
-        each = [
-            policy.costs_incurred(decided, self.fraud, self.amount, costs) * times for decided in declines
-        ]
-        return np.array([found.sum() for found in each])
-
-
-def slices_of(rows: Dataset) -> dict[str, Objects]:
-    """Channel, country and amount band of each row; rare values together."""
-    bands = pd.cut(rows.columns["amount"], _AMOUNT_BANDS, right=False).astype(str)
-    return {
-        "channel": _common(rows.columns["channel"]),
-        "country": _common(rows.columns["country"]),
-        "amount": np.asarray(bands, dtype=object),
-    }
-
-
-def _common(values: Objects) -> Objects:
-    known = pd.Series(values, dtype=object).fillna("unknown")
-    frequent = known.value_counts().index[:_SLICE_VALUES]
-    return known.where(known.isin(frequent), "other").to_numpy(object)
-
-
-def _compared(own: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
-    """The champion is the one to beat; before there is one, every baseline."""
-    to_beat = ["champion"] if "champion" in rivals else ["logistic", "rules"]
-    return [
-        Comparison(figure, own[figure], rivals[rival][figure], rival, higher)
-        for rival in to_beat
-        for figure, higher in (("average_precision", True), ("expected_cost", False))
-    ]
-
-
 def _enough(rows: Dataset) -> None:
     """Refuse what nothing can be learned from."""
     frauds = int((rows.target > 0).sum())
@@ -352,12 +233,6 @@ def _enough(rows: Dataset) -> None:
             f"expected frauds and legitimate payments to learn from, got {frauds} frauds among {len(rows)}"
             " matured labels; wait for labels, or `tollgate backfill` past events."
         )
-
-
-def _calibration(model: Model) -> dict[str, float]:
-    """Slope and intercept, by their names among the parameters."""
-    found = model.card.extra.get("calibration", {})
-    return {f"calibration_{name}": value for name, value in found.items()}
 
 
 def _targets(transactions: pa.Table, known: pa.Table, cutoff_us: int, settings: Settings) -> Floats:
@@ -394,7 +269,7 @@ def _measured(rows: pa.Table, described: pa.Table) -> dict[str, Objects]:
     """Columns that figures need, found by transaction id."""
     by_id = described.select(_DESCRIBED).to_pandas().drop_duplicates("transaction_id")
     found = by_id.set_index("transaction_id").reindex(rows["transaction_id"].to_pandas())
-    return {name: found[name].to_numpy(object) for name in _COLUMNS}
+    return {name: found[name].to_numpy(object) for name in COLUMNS}
 
 
 def _dataset(

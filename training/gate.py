@@ -39,6 +39,16 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A figure that must lie in [low, high]; one that is not a number says nothing."""
+
+    what: str
+    value: float
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Passed, or why not; `reasons` says it in sentences either way."""
 
@@ -46,8 +56,13 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def judge(comparisons: Sequence[Comparison], evidence: Sequence[Evidence], min_gain: float) -> Verdict:
-    """Pass a challenger that beats every rival in every figure, on enough evidence.
+def judge(
+    comparisons: Sequence[Comparison],
+    evidence: Sequence[Evidence],
+    min_gain: float,
+    limits: Sequence[Limit] = (),
+) -> Verdict:
+    """Pass a challenger that beats every rival in every figure, on enough evidence, within all limits.
 
     The relative gain must be above 0 and at least `min_gain`. A figure that is not a number fails.
     """
@@ -55,9 +70,15 @@ def judge(comparisons: Sequence[Comparison], evidence: Sequence[Evidence], min_g
         f"{e.count} {e.what} prove nothing, expected at least {e.at_least}" for e in evidence if _lacks(e)
     ]
     losing = [_sentence(each) for each in comparisons if not _wins(each, min_gain)]
-    if lacking or losing:
-        return Verdict(False, (*lacking, *losing))
+    beyond = [_beyond(each) for each in limits if each.value < each.low or each.value > each.high]
+    if lacking or losing or beyond:
+        return Verdict(False, (*lacking, *losing, *beyond))
     return Verdict(True, tuple(_sentence(each) for each in comparisons))
+
+
+def _beyond(limit: Limit) -> str:
+    bound = f"at least {limit.low:.4g}" if limit.value < limit.low else f"at most {limit.high:.4g}"
+    return f"{limit.what} is {limit.value:.4g}, expected {bound}"
 
 
 def _lacks(evidence: Evidence) -> bool:

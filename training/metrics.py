@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from features.state import Flags, Floats, Ints
 
+Codes = NDArray[np.int8]
+
 BINS = 20
+DECLINED = 2
+"""Code of a decline among decisions."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,56 @@ def by_slice(
             weights = None if weight is None else weight[rows]
             found[f"{name}:{value}"] = counts | of_scores(truth[rows], probability[rows], weights)
     return found
+
+
+def of_decisions(truth: Floats, decision: Codes, weight: Floats | None = None) -> dict[str, float]:
+    """Of 0 approve, 1 review, 2 decline: share of frauds not approved, and of good payments declined."""
+    fraud = truth > 0
+    return {
+        "recall": _share(decision > 0, fraud, weight),
+        "false_decline_rate": _share(decision == DECLINED, ~fraud, weight),
+    }
+
+
+def by_value(
+    values: NDArray[np.object_],
+    truth: Floats,
+    probability: Floats,
+    decision: Codes,
+    weight: Floats | None = None,
+) -> dict[str, dict[str, float]]:
+    """What each group gets, by Fairlearn's MetricFrame (Bird et al. 2020).
+
+    Rows, frauds, false declines, `of_decisions`, average precision, and mean predicted and observed fraud.
+    """
+    from fairlearn.metrics import MetricFrame
+
+    if not len(truth):
+        return {}
+    each = {"probability": probability, "weight": np.ones(len(truth)) if weight is None else weight}
+    frame = MetricFrame(
+        metrics=_of_group, y_true=truth, y_pred=decision, sensitive_features=values, sample_params=each
+    )
+    return {str(value): figures for value, figures in frame.by_group.items()}
+
+
+def _of_group(truth: Floats, decision: Codes, probability: Floats, weight: Floats) -> dict[str, float]:
+    truth, decision = np.asarray(truth), np.asarray(decision)
+    return {
+        "rows": float(len(truth)),
+        "frauds": float((truth > 0).sum()),
+        "false_declines": float(((decision == DECLINED) & (truth == 0)).sum()),
+        **of_decisions(truth, decision, weight),
+        "average_precision": average_precision(truth, probability, weight),
+        "predicted": _mean(probability, weight),
+        "observed": _mean(truth, weight),
+    }
+
+
+def _share(which: Flags, among: Flags, weight: Floats | None) -> float:
+    if not among.any():
+        return np.nan
+    return _mean(which[among].astype(np.float64), None if weight is None else weight[among])
 
 
 def _mean(values: Floats, weight: Floats | None) -> float:

@@ -115,7 +115,7 @@ def train(
     """
     began = time.perf_counter()
     trial = task.learn(data, incumbent(desk, task.name), settings)
-    verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain)
+    verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
     logged = desk.tracking.log(
         record_of(task.name, data, trial, verdict, reason), trial.model, verdict.passed
     )
@@ -130,7 +130,7 @@ def rehearse(task: Task, data: Dataset, settings: Settings) -> Report:
     """Train and judge against the baselines without the stack; nothing is recorded."""
     began = time.perf_counter()
     trial = task.learn(data, None, settings)
-    verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain)
+    verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
     return _report(task.name, data, trial, verdict, began)
 
 

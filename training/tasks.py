@@ -9,7 +9,7 @@ from typing import Any
 from infra.errors import UserError
 from infra.settings import Settings
 from training.dataset import Dataset, Span, Window
-from training.gate import Comparison, Evidence
+from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
 
 
@@ -39,6 +39,8 @@ class Trial:
     test_start_us: int
     rows_train: int
     rows_test: int
+    limits: tuple[Limit, ...] = ()
+    """What must hold whatever the gain."""
     slices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     documents: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)

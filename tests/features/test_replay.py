@@ -78,6 +78,11 @@ def texts(event: Event) -> dict[str, str | None]:
     }
 
 
+def paid_at_us(event: Event) -> int:
+    """Of the payment that a label tells of."""
+    return event.time_us - 7 * DAY_US
+
+
 def rows(events: list[Event], table: str) -> pa.Table:
     mine = [each for each in events if (each.label is None) == (table == TRANSACTIONS)]
     columns = {
@@ -89,7 +94,9 @@ def rows(events: list[Event], table: str) -> pa.Table:
         "label": [each.label for each in mine],
         "channel": ["online" if each.amount > 50 else None for each in mine],
     }
-    if table == TRANSACTIONS:
+    if table == LABELS:
+        columns["paid_at_us"] = [paid_at_us(each) for each in mine]
+    else:
         columns |= {name: [texts(each)[name] for each in mine] for name in CODES.values()}
     for entity in ("customer", "terminal"):
         columns[f"{entity}_partition"] = [each.places[entity][0] for each in mine]
@@ -137,6 +144,7 @@ def one(done: RowByRow, entity: Entity, states: dict[str, States], event: Event)
         np.array([event.amount]),
         [event.label],
         np.array([event.time_us]),
+        np.array([float(paid_at_us(event))]),
         codes_of_payments([texts(event)]),
     )
     zero = np.array([0])

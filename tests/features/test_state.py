@@ -15,6 +15,7 @@ from features.domains import DOMAINS
 from features.state import (
     CODES_A_COLUMN,
     MICROSECONDS,
+    Began,
     Decayed,
     Entity,
     Events,
@@ -22,6 +23,7 @@ from features.state import (
     Folded,
     Latest,
     Recent,
+    Run,
     States,
     fold,
     life_s,
@@ -34,11 +36,13 @@ AGGREGATES = {f"{e.name}-{a.name}": (e, a) for e in ENTITIES.values() for a in e
 DECAYED = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Decayed)}
 LATEST = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Latest)}
 
+RUN = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Run)}
 RECENT = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Recent)}
 
 every_entity = pytest.mark.parametrize("entity", ENTITIES.values(), ids=ENTITIES)
 every_decayed = pytest.mark.parametrize(("entity", "aggregate"), DECAYED.values(), ids=DECAYED)
 every_latest = pytest.mark.parametrize(("entity", "aggregate"), LATEST.values(), ids=LATEST)
+every_run = pytest.mark.parametrize(("entity", "aggregate"), RUN.values(), ids=RUN)
 every_recent = pytest.mark.parametrize(("entity", "aggregate"), RECENT.values(), ids=RECENT)
 quick = settings(max_examples=40, deadline=None)
 
@@ -267,6 +271,35 @@ def test_latest_is_the_value_of_the_event_with_the_greatest_time(entity: Entity,
             newest = max(ours, key=lambda i: (events.time_us[i], i), default=None)
             expected = math.nan if newest is None else x[newest]
             assert same_bits(states.columns[key, entity.blocks[aggregate.name]], np.array([expected]))
+
+    law()
+
+
+@every_run
+def test_a_run_is_broken_by_another_value_and_its_beginning_is_kept(entity: Entity, aggregate: Run) -> None:
+    """In the order of the stream, whatever their times."""
+    begins = [each for each in entity.aggregates if isinstance(each, Began) and each.run == aggregate.name]
+
+    @quick
+    @given(streams(entity))
+    def law(events: Events) -> None:
+        events = replace(events, values=np.where(events.values > 5e8, 0.0, events.values))
+        states, _ = folded(entity, events)
+        names = (aggregate.value, *(each.value for each in begins))
+        x, *begun = (events.values[:, entity.values.index(name)] for name in names)
+        for key in range(KEYS):
+            ours = np.flatnonzero((events.entity == key) & (events.kind == aggregate.event))
+            length, starts = 0, [math.nan] * len(begins)
+            for i in ours:
+                starts = [
+                    mine[i] if length == 0 and not math.isnan(mine[i]) else start
+                    for mine, start in zip(begun, starts, strict=True)
+                ]
+                length = length if math.isnan(x[i]) else length + 1 if x[i] == 0 else 0
+            found = states.columns[key, entity.blocks[aggregate.name]]
+            assert same_bits(found, np.array([float(length)]))
+            for each, start in zip(begins, starts, strict=True):
+                assert same_bits(states.columns[key, entity.blocks[each.name]], np.array([start]))
 
     law()
 

@@ -18,7 +18,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 
 from features.connection import Connection, StoreError, type_of_command
-from features.fraud import CUSTOMER, TERMINAL, codes_of_rows, event_values
+from features.fraud import CUSTOMER, TERMINAL
 from features.online import Codec
 from features.state import Entity, Events, States, codes_of, fold
 from ingestion.broker import Consumer
@@ -27,6 +27,7 @@ from ingestion.simulators.columns import stack, take
 from ingestion.simulators.payments import PaymentLog, Payments, each_day
 from ingestion.simulators.population import Population
 from ingestion.topics import CUSTOMER_STREAM, DECISIONS, LABELS, TERMINAL_STREAM, TRANSACTIONS
+from serving.customer_stage import values_of
 from serving.entity_stage import StreamBatch, read_batch
 from serving.processes import GROUP
 from tests.payments import same_bits
@@ -291,10 +292,7 @@ def by_rising_place(batch: StreamBatch) -> list[int]:
 
 def folded(entity: Entity, batch: StreamBatch) -> tuple[list[str], States]:
     kind, time_us = batch.integers("kind"), batch.integers("event_time_us")
-    values = event_values(
-        kind, batch.numbers("amount"), batch.strings("label"), time_us, codes_of_rows(batch.rows)
-    )
     codes, ids = codes_of(batch.strings(entity.key))
     states = States.cold(entity, len(ids))
-    fold(entity, states, Events(kind, time_us, codes, batch.position, values))
+    fold(entity, states, Events(kind, time_us, codes, batch.position, values_of(batch)))
     return ids, states

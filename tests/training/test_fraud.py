@@ -13,9 +13,10 @@ from infra.errors import UserError
 from infra.settings import Settings
 from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
 from tests.training.made import MIDNIGHT_US, PastEvents, past_events
-from training import booster, fraud, runs
+from training import baselines, booster, fraud, fraud_model, runs
 from training.booster import Model
 from training.dataset import Dataset, Span, newest_us
+from training.fraud_judging import Judged
 from training.gate import judge
 from training.handbook import Fold
 from training.tasks import Incumbent, Trial
@@ -28,7 +29,9 @@ def events() -> PastEvents:
 
 @pytest.fixture(scope="module")
 def chosen() -> Settings:
-    return settings.load()
+    """With trees wherever they are the least bit better than the simple model."""
+    loaded = settings.load()
+    return loaded.model_copy(update={"gate": loaded.gate.model_copy(update={"simple_margin": 0.0})})
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,20 @@ def test_the_same_data_again_do_not_beat_the_champion(chosen: Settings, data: Da
     assert {each.rival_name for each in trial.comparisons} == {"champion"}
     assert not verdict.passed
     assert trial.notes == ("champion 1 has learned from part of the test window, which favours it",)
+
+
+def test_the_simple_model_stays_unless_trees_are_better_by_the_margin(
+    chosen: Settings, data: Dataset, first: Trial
+) -> None:
+    margin = first.metrics["average_precision"] / first.rivals["logistic"]["average_precision"] - 1.0 + 0.01
+    strict = chosen.model_copy(update={"gate": chosen.gate.model_copy(update={"simple_margin": margin})})
+    trial = fraud.learn(data, None, strict)
+    assert trial.model.card.kind == "linear"
+    assert trial.model.card.trained.rows == len(data)
+    assert trial.metrics["average_precision"] == first.rivals["logistic"]["average_precision"]
+    assert trial.rivals["lightgbm"]["average_precision"] == first.metrics["average_precision"]
+    assert {each.rival_name for each in trial.comparisons} == {"rules"}
+    assert "logistic regression stays" in trial.notes[0]
 
 
 @pytest.mark.usefixtures("small")
@@ -179,16 +196,16 @@ def decisions(payments: pa.Table, lucky: Flags) -> pa.Table:
 
 @pytest.mark.usefixtures("small")
 def test_weights_count_in_learning_and_in_every_figure(chosen: Settings, data: Dataset) -> None:
-    _, after = data.split(int(data.time_us[int(0.7 * len(data))]))
-    once = fraud._Judged(after, chosen)
-    doubled = fraud._Judged(replace(after, weight=np.full(len(after), 2.0)), chosen)
-    score = once.rows.matrix[:, 0] / once.rows.matrix[:, 0].max()
+    before, after = data.split(int(data.time_us[int(0.7 * len(data))]))
+    simple = baselines.train(before.matrix, before.target, fraud_model.blank(before))
+    once = Judged(after, chosen)
+    doubled = Judged(replace(after, weight=np.full(len(after), 2.0)), chosen)
     ours, theirs = once.of_rules(), doubled.of_rules()
     for name in ("expected_cost", "caught_amount", "reviews", "false_declines"):
         assert theirs[name] == pytest.approx(2 * ours[name]), name
     skewed = replace(once.rows, weight=np.where(once.rows.target > 0, 50.0, 1.0))
-    found = fraud._Judged(skewed, chosen).figures(score)
-    assert found["average_precision"] > once.figures(score)["average_precision"]
+    found = Judged(skewed, chosen).of_model(simple)
+    assert found["average_precision"] > once.of_model(simple)["average_precision"]
     facts = {"declined/payments": 7.0, "declined/outside_support_amount_share": 0.5}
     heavy = replace(data, weight=np.where(data.target > 0, 50.0, 1.0), selection=facts)
     trial, plain = (fraud.learn(each, None, chosen) for each in (heavy, data))

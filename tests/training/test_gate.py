@@ -1,8 +1,9 @@
 import math
+from dataclasses import replace
 
 import pytest
 
-from training.gate import Comparison, Evidence, judge
+from training.gate import Comparison, Evidence, Limit, judge
 
 
 def compared(challenger: float, rival: float, higher: bool = True) -> Comparison:
@@ -39,3 +40,20 @@ def test_little_evidence_proves_nothing() -> None:
     verdict = judge([compared(0.9, 0.5)], [Evidence("matured frauds", 3, 20)], 0.0)
     assert verdict == judge([compared(0.9, 0.5)], [Evidence("matured frauds", 3, 20)], 0.0)
     assert verdict.reasons == ("3 matured frauds prove nothing, expected at least 20",)
+
+
+def test_a_figure_beyond_its_limit_refuses_whatever_the_gain() -> None:
+    won = [compared(0.9, 0.5)]
+    held = Limit("recall of country:FR against all", 0.8, low=0.25)
+    assert judge(won, [], 0.0, [held]).passed
+    verdict = judge(won, [], 0.0, [held, replace(held, value=0.2)])
+    assert not verdict.passed
+    assert verdict.reasons == ("recall of country:FR against all is 0.2, expected at least 0.25",)
+    above = Limit("false declines of channel:online against all", 5.0, high=4.0)
+    assert judge(won, [], 0.0, [above]).reasons == (
+        "false declines of channel:online against all is 5, expected at most 4",
+    )
+
+
+def test_a_limit_on_what_is_not_known_says_nothing() -> None:
+    assert judge([compared(0.9, 0.5)], [], 0.0, [Limit("recall", math.nan, low=0.25)]).passed

@@ -44,6 +44,28 @@ def test_slices_cover_every_value() -> None:
     }
 
 
+def test_every_group_has_its_own_figures() -> None:
+    groups = np.array(["a", "a", "a", "b", "b", "b"], object)
+    truth, decision = np.array([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]), np.array([2, 2, 0, 0, 1, 1], np.int8)
+    score = np.array([0.9, 0.2, 0.1, 0.3, 0.4, 0.8])
+    found = metrics.by_value(groups, truth, score, decision)
+    assert set(found) == {"a", "b"}
+    assert found["a"] == {
+        "rows": 3.0,
+        "frauds": 1.0,
+        "false_declines": 1.0,
+        "recall": 1.0,
+        "false_decline_rate": 0.5,
+        "average_precision": 1.0,
+        "predicted": pytest.approx(0.4),
+        "observed": pytest.approx(1 / 3),
+    }
+    assert (found["b"]["recall"], found["b"]["false_decline_rate"]) == (0.5, 0.0)
+    weighed = metrics.by_value(groups, truth, score, decision, np.array([1.0, 3.0, 1.0, 1.0, 4.0, 1.0]))
+    assert (weighed["a"]["false_decline_rate"], weighed["b"]["recall"]) == (0.75, 0.8)
+    assert metrics.by_value(groups[:0], truth[:0], score[:0], decision[:0]) == {}
+
+
 def test_a_row_of_weight_three_counts_as_three_rows() -> None:
     draw = np.random.default_rng(4)
     truth, score = (draw.random(300) < 0.3).astype(float), draw.random(300)
