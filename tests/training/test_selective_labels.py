@@ -118,6 +118,7 @@ def test_what_the_group_cost_and_what_is_outside_of_its_reach() -> None:
     assert (found["control_group/payments"], found["control_group/labelled"]) == (3.0, 2.0)
     assert found["control_group/lost"] == 20.0 + 15.0
     assert found["control_group/net_cost"] == 20.0 + 15.0 - 4.0, "the good payment's margin was earned"
+    assert found["frauds_effective"] == pytest.approx((2 + 1) ** 2 / (4 + 1))
     assert found["rows_effective"] == pytest.approx((2 + 2 + 1) ** 2 / (4 + 4 + 1))
     assert "75%" in selective_labels.notes(found)[0]
 
