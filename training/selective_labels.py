@@ -18,8 +18,8 @@ from training.dataset import Objects
 from training.fraud_policy import APPROVE, DECISIONS, DECLINE, costs_incurred
 
 MOST_WEIGHT = 100.0
-"""No row counts more often. A propensity under 1 % is taken for 1 %, and what it stands for counts for too little:
-a bias towards what the policy approves, against a single row that dominates (docs/decisions)."""
+"""No row counts more often. A propensity under 1 % is taken for 1 %, and what it stands for counts too
+little: a bias towards what the policy approves, against a single row that dominates (docs/decisions)."""
 OUTSIDE, CLIPPED = "declined/outside_support_amount_share", "rows_clipped"
 
 NEEDED = ("transaction_id", "decision", "policy_decision", "propensity", "decision_position")
