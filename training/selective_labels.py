@@ -18,9 +18,8 @@ from training.dataset import Objects
 from training.fraud_policy import APPROVE, DECISIONS, DECLINE, costs_incurred
 
 MOST_WEIGHT = 100.0
-"""No row counts more often. A propensity under 1 % is taken for 1 %, and what it stands for then counts only
-propensity / 1 % of what it should: a bias towards what the policy approves, against a variance that one row
-could dominate."""
+"""No row counts more often. A propensity under 1 % is taken for 1 %, and what it stands for counts too
+little: a bias towards what the policy approves, against a single row that dominates (docs/decisions)."""
 OUTSIDE, CLIPPED = "declined/outside_support_amount_share", "rows_clipped"
 
 NEEDED = ("transaction_id", "decision", "policy_decision", "propensity", "decision_position")
@@ -170,6 +169,7 @@ def figures(seen: Chances, amount: Floats, target: Floats, policy: FraudPolicy) 
         "control_group/lost": lost,
         "control_group/net_cost": lost - _cost(DECLINE, fraud, paid, policy),
         "rows_effective": effective_sample_size(seen.weight[learnable]),
+        "frauds_effective": effective_sample_size(seen.weight[learnable & (target > 0)]),
         CLIPPED: float((learnable & (seen.propensity < 1.0 / MOST_WEIGHT)).sum()),
     }
 

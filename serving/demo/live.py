@@ -21,7 +21,7 @@ from ingestion.playback import Message, messages
 from ingestion.simulators.columns import take
 from ingestion.simulators.market import Quotes
 from ingestion.simulators.wire import encoded, outcomes, quote_requests
-from ingestion.topics import DECISIONS, TRANSACTIONS
+from ingestion.topics import DECISIONS, LABELS, TRANSACTIONS
 from serving.demo.story import Story, Stretch
 
 HTTP_EVERY = 40
@@ -141,12 +141,14 @@ class Client:
 
 @dataclass
 class Stage:
-    """Where the live events are played."""
+    """Where the live events are played. What is declined gets no label, as in life."""
 
     story: Story
     producer: Producer
     listener: Listener
     api: str
+    sent: set[str] = field(default_factory=set)
+    """Payments of the days before."""
 
     async def run(self, stretch: Stretch, task: Task) -> Streamed:
         """Send a stretch's events day by day, and return when every payment of it is decided."""
@@ -168,14 +170,26 @@ class Stage:
 
     async def _payments(self, due: Sequence[Message], client: Client, task: Task) -> None:
         """Most over Kafka, some over HTTP: both are decided the same way."""
-        by_http = [each for each in due if each.topic == TRANSACTIONS][::HTTP_EVERY]
+        paid = [each for each in due if each.topic == TRANSACTIONS]
+        by_http = paid[::HTTP_EVERY]
         chosen = {id(each) for each in by_http}
-        rest = [each for each in due if id(each) not in chosen]
+        known = await asyncio.to_thread(self._knowable, due)
+        rest = [each for each in known if id(each) not in chosen]
         await asyncio.gather(
             asyncio.to_thread(self._send, rest, task),
             _side_by_side(client.score, [each.value for each in by_http]),
         )
-        task.advance(len(by_http))
+        task.advance(len(by_http) + len(due) - len(known))
+        self.sent |= {orjson.loads(each.value)["transaction_id"] for each in paid}
+
+    def _knowable(self, due: Sequence[Message]) -> list[Message]:
+        """Without the labels of payments that were declined on a day before."""
+        labels = {id(each): each.key.decode() for each in due if each.topic == LABELS}
+        live = {name for name in labels.values() if name in self.sent}
+        self.listener.wait_for(list(live))
+        decisions = self.listener.seen.decisions
+        declined = {name for name in live if decisions[name]["decision"] == "decline"}
+        return [each for each in due if labels.get(id(each)) not in declined]
 
     def _send(self, due: Sequence[Message], task: Task) -> None:
         for message in due:

@@ -26,7 +26,8 @@ class Champion:
         weight = np.zeros(len(FRAUD.names))
         weight[AMOUNT] = 10.0
         mean = np.full(len(weight), 20.0)
-        card = Card("fraud", "7", FRAUD.names, FRAUD.hash, Trained(0, 1, 2, 3))
+        trained = Trained(0, 1, 2, 3)
+        card = Card("fraud", "7", FRAUD.names, FRAUD.hash, trained, reference=tuple(mean.tolist()))
         return Linear(Coefficients(mean, np.ones(len(weight)), weight, 0.0), card)
 
 
