@@ -35,6 +35,7 @@ HEADLINE = (
     "expected_cost", "caught_amount", "reviews", "declines", "false_declines",
 )  # fmt: skip
 
+CONTRADICTED = "contradicted"
 _COLUMNS = ("amount", "customer_id", "channel", "country")
 _DESCRIBED = ("transaction_id", *_COLUMNS)
 _AMOUNT_BANDS = (0.0, 20.0, 50.0, 100.0, 200.0, np.inf)
@@ -56,6 +57,7 @@ def from_history(settings: Settings, window: Window) -> Dataset:
         chosen = spine.filter(pa.array(learnable))
         matrix = joined(FRAUD, chosen, feature_store(settings, FRAUD))
     columns = _measured(chosen, history.read(TRANSACTIONS, window.start_us, window.cutoff_us + 1, _DESCRIBED))
+    columns |= _contradicted(chosen, known, window.cutoff_us)
     return _dataset(chosen, matrix, target[learnable], columns, window.cutoff_us)
 
 
@@ -78,7 +80,8 @@ def from_tables(settings: Settings, transactions: pa.Table, known: pa.Table, spa
     start_us = times.min() if window.start_us is None else window.start_us
     chosen = ~np.isnan(target) & (times >= start_us)
     rows = transactions.filter(pa.array(chosen))
-    return _dataset(rows, values[chosen], target[chosen], _measured(rows, rows), window.cutoff_us)
+    columns = _measured(rows, rows) | _contradicted(rows, known, window.cutoff_us)
+    return _dataset(rows, values[chosen], target[chosen], columns, window.cutoff_us)
 
 
 def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Trial:
@@ -203,10 +206,11 @@ class _Judged:
         figures = {name: self.figures(score) for name, score in scores.items()} | {"rules": self.of_rules()}
         own = figures.pop("lightgbm")
         slices = metrics.by_slice(self.rows.target, scores["lightgbm"], slices_of(self.rows))
+        contradicted = sum(int(rows.columns[CONTRADICTED].sum()) for rows in (before, self.rows))
         return Trial(
             model=model,
             parameters={**booster.STEADY, **booster.CLASSIFIER},
-            metrics=own,
+            metrics=own | {"contradicted_transactions": float(contradicted)},
             rivals=figures,
             headline=HEADLINE,
             comparisons=tuple(_compared(own, figures)),
@@ -217,7 +221,7 @@ class _Judged:
             slices=slices,
             documents={"slices.json": slices},
             figures=self._plots(scores, figures, own, model, slices),
-            notes=notes,
+            notes=(*notes, *_note_of(contradicted)),
         )
 
     def _evidence(self) -> tuple[Evidence, ...]:
@@ -282,6 +286,15 @@ def _compared(own: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]
     ]
 
 
+def _note_of(contradicted: int) -> list[str]:
+    """What to know of transactions whose labels disagree."""
+    if not contradicted:
+        return []
+    return [
+        f"{contradicted:,} transactions have labels that contradict each other; `training.labels` decides"
+    ]
+
+
 def _enough(rows: Dataset) -> None:
     """Refuse what nothing can be learned from."""
     frauds = int((rows.target > 0).sum())
@@ -307,6 +320,12 @@ def _measured(rows: pa.Table, described: pa.Table) -> dict[str, Objects]:
     by_id = described.select(_DESCRIBED).to_pandas().drop_duplicates("transaction_id")
     found = by_id.set_index("transaction_id").reindex(rows["transaction_id"].to_pandas())
     return {name: found[name].to_numpy(object) for name in _COLUMNS}
+
+
+def _contradicted(rows: pa.Table, known: pa.Table, cutoff_us: int) -> dict[str, Objects]:
+    """Whether a row's labels disagree, whichever of them is believed."""
+    ids = labels.contradicted(known, cutoff_us)
+    return {CONTRADICTED: pc.is_in(rows["transaction_id"], ids).to_numpy().astype(object)}
 
 
 def _dataset(
