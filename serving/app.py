@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -12,19 +12,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from features.connection import AsyncConnection, StoreError
 from infra.settings import Settings, policy_version
 from ingestion.broker import Producer
-from serving import problems, routes_fraud, routes_health, routes_models, routes_pricing
+from serving import problems, routes_fraud, routes_health, routes_models, routes_pricing, routes_reviews
 from serving.catalogue import Catalogue
 from serving.champions_watch import FEATURE_SETS, ChampionsWatch
 from serving.fraud import FraudDecider
 from serving.measures import ApiMeasures, ModelMeasures
 from serving.pricing import Policy
 from serving.publisher import Publisher
+from serving.reviews import Reviews
 from serving.scoring import Scoring
 from serving.services import Services
 from training.champions import Champions
 from training.tracking import Registry
 
+DAY_S = 86_400
 SEED_AGAIN_S = 1.0
+SWEEP_EVERY_S = 3_600.0
+"""How often the queue of reviews is looked through for what nobody will review any more."""
 LINGER_MS = 3
 """Requests at the same time share a batch to Kafka; a lone one waits this long more."""
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -39,18 +43,19 @@ def create_app(settings: Settings, settled: Callable[[], None] = lambda: None) -
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = build(settings, measures, ModelMeasures(metrics))
         services.models.start()
-        seeding = asyncio.create_task(_seed(services))
+        aside = [asyncio.create_task(_seed(services)), asyncio.create_task(_sweep(services))]
         app.state.services = services
         settled()
         yield
-        seeding.cancel()
+        for task in aside:
+            task.cancel()
         services.models.stop()
         services.publisher.close()
         services.store.close()
 
     app = FastAPI(title="Tollgate", version="1", lifespan=lifespan, docs_url="/docs", redoc_url=None)
     app.state.metrics = metrics
-    for routes in (routes_fraud, routes_pricing, routes_models, routes_health):
+    for routes in (routes_fraud, routes_reviews, routes_pricing, routes_models, routes_health):
         app.include_router(routes.router)
     problems.install(app)
     app.add_middleware(Measured, measures=measures)
@@ -72,6 +77,7 @@ def build(settings: Settings, measures: ApiMeasures, models: ModelMeasures) -> S
         champions=champions,
         registry=registry,
         scoring=Scoring(store, publisher, decider, measures),
+        reviews=Reviews(store, publisher, int(settings.decisions.ttl_days * DAY_S)),
         pricing=Policy(settings.pricing, policy_version(settings.pricing)),
         catalogue=Catalogue(store),
         measures=measures,
@@ -86,6 +92,13 @@ async def _seed(services: Services) -> None:
             return
         except StoreError:
             await asyncio.sleep(SEED_AGAIN_S)
+
+
+async def _sweep(services: Services) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        with suppress(StoreError):
+            await services.reviews.sweep()
 
 
 class Measured:
@@ -111,7 +124,7 @@ class Measured:
         try:
             await self._passed(scope, receive, watched)
         finally:
-            route = getattr(scope.get("route"), "path", "unknown")
+            route = getattr(scope.get("route"), "path_format", "unknown")
             self._measures.answered(route, status, time.perf_counter() - start)
 
     async def _passed(self, scope: Scope, receive: Receive, send: Send) -> None:

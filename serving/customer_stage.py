@@ -1,18 +1,28 @@
 """Second stage: each event counts once, and leaves for its terminal with what was known of the customer."""
 
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
 
 from features.connection import Connection
-from features.fraud import CUSTOMER, PAYMENT, codes_of_rows, event_values
-from features.index import KnownTransaction, label_orphans_key, label_seen_key, transaction_seen_key
+from features.fraud import CUSTOMER, LABEL, PAYMENT, codes_of_rows, event_values
+from features.index import KnownTransaction, Place, label_orphans_key, label_seen_key, transaction_seen_key
 from features.state import Floats, Folded
 from ingestion.broker import Record
 from ingestion.streams import FRAUD_EVENT, SCORED_EVENT, by_partition, encoded
 from ingestion.topics import CUSTOMER_STREAM, TERMINAL_STREAM
-from serving.entity_stage import Earlier, EntityFold, StreamBatch, look_up, mark_seen, read_batch
+from serving.entity_stage import (
+    Earlier,
+    EntityFold,
+    StreamBatch,
+    look_up,
+    mark_seen,
+    place_entries,
+    read_batch,
+)
+from serving.label_log import Said, contrary_keys, label_entry, news
 from serving.router import messages, parked_labels
 from serving.stage import Memoryless, Outgoing, Work, next_offsets
 
@@ -32,16 +42,19 @@ class CustomerStage(Memoryless):
         """Drop what counted already, fold the rest, send it on to the terminals."""
         work = Work(handled=next_offsets(records))
         arrived = read_batch(records)
-        seen_keys = _seen_keys(arrived)
-        earlier = look_up(self._store, seen_keys, _orphans(arrived))
-        batch = arrived.take(earlier.fresh)
+        seen_keys, labels = _seen_keys(arrived), _labels(arrived)
+        contrary = [key for said in labels.values() for key in contrary_keys(said.transaction_id, said.label)]
+        earlier = look_up(self._store, seen_keys, _orphans(arrived), contrary)
+        told = news(list(labels.values()), dict(zip([*seen_keys, *contrary], earlier.entries, strict=True)))
+        fresh = sorted({*earlier.fresh, *compress(labels, told.counts)})
+        batch = arrived.take(fresh)
         work.count("duplicates", len(arrived) - len(batch))
+        work.count("labels_contradicting", told.contradicting)
         if len(batch):
             folded = self._fold(batch, values_of(batch))
             work.outputs += self._onward(batch, folded.folded)
             work.writes += folded.writes
-            fresh_keys = [seen_keys[i] for i in earlier.fresh]
-            work.writes += mark_seen(fresh_keys, batch, self._remember_s)
+            work.writes += mark_seen([seen_keys[i] for i in fresh], _entries(batch), self._remember_s)
             self._adopt(earlier, arrived, work)
         return work
 
@@ -92,6 +105,22 @@ def _seen_keys(batch: StreamBatch) -> list[bytes]:
         transaction_seen_key(name) if label is None else label_seen_key(name, source, label)
         for name, source, label in zip(*columns, strict=True)
     ]
+
+
+def _labels(batch: StreamBatch) -> dict[int, Said]:
+    """The labels of a batch by their rows."""
+    rows = np.flatnonzero(batch.integers("kind") == LABEL)
+    fields = ("transaction_id", "source", "label", "event_time_us")
+    said = map(Said, *(batch.rows.column(name).take(rows).to_pylist() for name in fields))
+    return dict(zip(rows.tolist(), said, strict=True))
+
+
+def _entries(batch: StreamBatch) -> list[bytes]:
+    """What is remembered of each event: its place, and of a label its arrival, too."""
+    entries = place_entries(batch)
+    for i, said in _labels(batch).items():
+        entries[i] = label_entry(Place(int(batch.partition[i]), int(batch.position[i])), said.time_us)
+    return entries
 
 
 def _orphans(batch: StreamBatch) -> list[tuple[int, bytes]]:

@@ -5,8 +5,8 @@ partition reads there which payments were decided already, so a crash between th
 nothing twice.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
@@ -17,8 +17,6 @@ from ingestion.topics import DECISIONS
 from serving.stage import Outgoing
 
 PLACE_HEADER = "place"
-PENDING = b"reviews:pending"
-"""Redis sorted set: transactions to review by expected loss, in money."""
 
 
 class ExpectedCost(BaseModel):
@@ -58,18 +56,9 @@ def outgoing(value: bytes, customer_id: str, customer_partition: int, place: Pla
     return Outgoing(DECISIONS, value, customer_id.encode(), headers, customer_partition)
 
 
-def keeping(decision: Mapping[str, Any], value: bytes, ttl_s: int) -> list[type_of_command]:
-    """Commands that keep a decision, whose JSON is `value`, and queue it if it is to be reviewed."""
-    name = decision["transaction_id"]
-    commands: list[type_of_command] = [set_expiring(decision_key(name), value, ttl_s)]
-    if decision["decision"] == "review":
-        commands.append(("ZADD", PENDING, "NX", expected_loss(decision), name))
-    return commands
-
-
-def expected_loss(decision: Mapping[str, Any]) -> float:
-    """What approving would cost on average, in money: the order of the review queue."""
-    return float(decision["expected_cost"]["approve"])
+def keeping(transaction_id: str, value: bytes, ttl_s: int) -> type_of_command:
+    """Command that keeps a decision, whose JSON is `value`, for who asks by transaction."""
+    return set_expiring(decision_key(transaction_id), value, ttl_s)
 
 
 def decided_since(address: str, append_ms: int, places: Sequence[int]) -> dict[Place, bytes]:

@@ -101,23 +101,31 @@ class Earlier:
     """Rows whose event has not been folded before, neither earlier nor in this batch."""
     waiting: list[tuple[int, bytes, Sequence[bytes]]]
     """Fresh rows that others waited for: row, Redis key, and those that wait."""
+    entries: Sequence[bytes | None]
+    """What is remembered of each row, then of what was asked for besides."""
 
 
-def look_up(store: Connection, seen_keys: Sequence[bytes], orphans: Sequence[tuple[int, bytes]]) -> Earlier:
+def look_up(
+    store: Connection,
+    seen_keys: Sequence[bytes],
+    orphans: Sequence[tuple[int, bytes]],
+    besides: Sequence[bytes] = (),
+) -> Earlier:
     """Ask, in one round trip, which events of a batch came before and whether any is waited for.
 
     Args:
         store: where both are remembered.
         seen_keys: of each row, one at least.
         orphans: rows that others may wait for, with the keys of those lists.
+        besides: keys whose entries are wanted, too.
     """
-    commands: list[type_of_command] = [("MGET", *seen_keys)]
+    commands: list[type_of_command] = [("MGET", *seen_keys, *besides)]
     if orphans:
         commands.append(("EXISTS", *(key for _, key in orphans)))
     seen, *waited_for = store.execute(commands)
     first = {key: i for i, key in reversed(list(enumerate(seen_keys)))}
     fresh = [i for i, key in enumerate(seen_keys) if not seen[i] and first[key] == i]
-    return Earlier(fresh, _waiting(store, orphans, set(fresh)) if any(waited_for) else [])
+    return Earlier(fresh, _waiting(store, orphans, set(fresh)) if any(waited_for) else [], seen)
 
 
 def _waiting(
@@ -127,10 +135,11 @@ def _waiting(
     return [(i, key, found) for (i, key), found in zip(orphans, lists, strict=True) if found and i in fresh]
 
 
-def mark_seen(seen_keys: Sequence[bytes], batch: StreamBatch, remember_s: int) -> list[type_of_command]:
-    """Commands that remember where each event of the batch was folded."""
-    places = map(Place, batch.partition.tolist(), batch.position.tolist())
-    return [
-        set_expiring(key, place_entry(place), remember_s)
-        for key, place in zip(seen_keys, places, strict=True)
-    ]
+def place_entries(batch: StreamBatch) -> list[bytes]:
+    """Where each event of the batch was folded, as it is remembered."""
+    return list(map(place_entry, map(Place, batch.partition.tolist(), batch.position.tolist())))
+
+
+def mark_seen(seen_keys: Sequence[bytes], entries: Sequence[bytes], remember_s: int) -> list[type_of_command]:
+    """Commands that remember each event of a batch."""
+    return [set_expiring(key, entry, remember_s) for key, entry in zip(seen_keys, entries, strict=True)]

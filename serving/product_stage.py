@@ -10,7 +10,15 @@ from features.pricing import PRODUCT, QUOTE, event_values
 from ingestion.broker import Record
 from ingestion.streams import PRODUCT_EVENT
 from ingestion.topics import PRODUCT_STREAM
-from serving.entity_stage import Earlier, EntityFold, StreamBatch, look_up, mark_seen, read_batch
+from serving.entity_stage import (
+    Earlier,
+    EntityFold,
+    StreamBatch,
+    look_up,
+    mark_seen,
+    place_entries,
+    read_batch,
+)
 from serving.router import messages, parked_outcomes
 from serving.stage import Memoryless, Work, next_offsets
 
@@ -43,7 +51,7 @@ class ProductStage(Memoryless):
             )
             work.writes += self._fold(batch, values).writes
             fresh_keys = [seen_keys[i] for i in earlier.fresh]
-            work.writes += mark_seen(fresh_keys, batch, self._remember_s)
+            work.writes += mark_seen(fresh_keys, place_entries(batch), self._remember_s)
             self._adopt(earlier, arrived, work)
         return work
 

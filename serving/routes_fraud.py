@@ -1,25 +1,23 @@
-"""HTTP calls of the fraud side: transactions, scores, labels, decisions and the review queue."""
+"""HTTP calls of the fraud side: transactions, scores, labels and decisions."""
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from features.state import MICROSECONDS
 from ingestion.events import MAX_AHEAD_US, Label, Transaction, event_time, microseconds, reason
-from ingestion.topics import LABELS
-from serving.decision_log import PENDING, decision_key
+from serving import label_log
 from serving.direct_route import DirectRoute
 from serving.problems import Problem
+from serving.reviews import Case
 from serving.scoring import outgoing
 from serving.services import Services, UsesServices
-from serving.stage import Outgoing
 
 MOST_AT_ONCE = 1_000
 JSON = "application/json"
@@ -41,13 +39,6 @@ def body_of(model: type[BaseModel], many: bool = False) -> dict[str, Any]:
     listed = {"type": "array", "items": one, "maxItems": MOST_AT_ONCE}
     schema = {"anyOf": [one, listed]} if many else one
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
-
-
-class Verdict(BaseModel):
-    """What an analyst found."""
-
-    label: Literal["fraud", "legitimate"]
-    note: Annotated[str, Field(max_length=2_000)] = ""
 
 
 def answer(content: Any, status: int = HTTPStatus.OK) -> Response:
@@ -94,7 +85,7 @@ async def post_transactions(request: Request, services: UsesServices) -> Respons
 async def post_labels(request: Request, services: UsesServices) -> Response:
     """Take one label or at most 1,000: what a transaction turned out to be, and since when that is known."""
     events = parse_many(await request.body(), Label)
-    await services.publisher.publish([_label(event) for event in events])
+    await services.publisher.publish([label_log.outgoing(event) for event in events])
     return answer({"accepted": len(events)}, HTTPStatus.ACCEPTED)
 
 
@@ -106,45 +97,18 @@ async def post_score_batch(request: Request, services: UsesServices, dry_run: bo
     return Response(b"[" + b",".join(decisions) + b"]", media_type=JSON)
 
 
-@router.get("/decisions/{transaction_id}")
+@router.get("/decisions/{transaction_id:path}")
 async def get_decision(transaction_id: str, services: UsesServices) -> Response:
-    """The decision on a transaction with all its evidence."""
-    (value,) = await services.store.execute([("GET", decision_key(transaction_id))])
-    if value is None:
+    """The decision on a transaction with all its evidence, its labels since, and what analysts said."""
+    return answer((await case_of(services, transaction_id)).described())
+
+
+async def case_of(services: Services, transaction_id: str) -> Case:
+    """What is known of a transaction; a Problem if no decision on it is."""
+    case = await services.reviews.case(transaction_id)
+    if case is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"no decision on transaction {transaction_id!r} is known")
-    return Response(value, media_type=JSON)
-
-
-@router.get("/reviews")
-async def get_reviews(
-    services: UsesServices,
-    status: Literal["pending"] = "pending",  # noqa: ARG001 – part of the contract; any other is refused
-    limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 100,
-) -> Response:
-    """The analyst's queue, dearest expected loss first."""
-    (names,) = await services.store.execute([("ZREVRANGE", PENDING, 0, limit - 1)])
-    values = (
-        await services.store.execute([("GET", decision_key(name.decode())) for name in names])
-        if names
-        else []
-    )
-    return answer([orjson.Fragment(value) for value in values if value is not None])
-
-
-@router.post("/reviews/{transaction_id}/verdict", status_code=HTTPStatus.ACCEPTED)
-async def post_verdict(transaction_id: str, verdict: Verdict, services: UsesServices) -> Response:
-    """An analyst's verdict: it becomes a label that arrived now, and the transaction leaves the queue."""
-    (value,) = await services.store.execute([("GET", decision_key(transaction_id))])
-    if value is None:
-        raise Problem(HTTPStatus.NOT_FOUND, f"no decision on transaction {transaction_id!r} is known")
-    now = datetime.now(UTC)
-    label = Label(transaction_id=transaction_id, label=verdict.label, label_time=now, source="analyst")
-    await services.publisher.publish([_label(label)])
-    note = orjson.dumps(verdict.model_dump() | {"at": now})
-    await services.store.execute(
-        [("ZREM", PENDING, transaction_id), ("SET", f"verdict:{transaction_id}", note)]
-    )
-    return answer({"accepted": 1}, HTTPStatus.ACCEPTED)
+    return case
 
 
 def parse_many(body: bytes, model: type[E]) -> list[E]:
@@ -188,7 +152,3 @@ def refuse_future(events: Sequence[BaseModel]) -> None:
             raise Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[{"position": position, "reason": detail}]
             )
-
-
-def _label(event: Label) -> Outgoing:
-    return Outgoing(LABELS, event.model_dump_json().encode(), event.transaction_id.encode())

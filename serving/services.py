@@ -12,6 +12,7 @@ from serving.champions_watch import ChampionsWatch
 from serving.measures import ApiMeasures
 from serving.pricing import Policy
 from serving.publisher import Publisher
+from serving.reviews import Reviews
 from serving.scoring import Scoring
 from training.champions import Champions
 from training.tracking import Registry
@@ -28,6 +29,7 @@ class Services:
     champions: Champions
     registry: Registry
     scoring: Scoring
+    reviews: Reviews
     pricing: Policy
     catalogue: Catalogue
     measures: ApiMeasures

@@ -1,13 +1,13 @@
 """Third stage: what is known of customer and terminal meets, and the payment is decided."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
 
 from features.connection import Connection, type_of_command
-from features.fraud import CUSTOMER, FRAUD, PAYMENT, TERMINAL, codes_of_rows, request_columns
+from features.fraud import CUSTOMER, FRAUD, LABEL, PAYMENT, TERMINAL, codes_of_rows, request_columns
 from features.index import Place
 from features.state import MICROSECONDS, Floats
 from ingestion.broker import Partition, Record
@@ -16,6 +16,7 @@ from serving.customer_stage import values_of
 from serving.decision_log import in_partition, keeping, outgoing
 from serving.entity_stage import EntityFold, StreamBatch, read_batch
 from serving.fraud import PAYMENT_FIELDS, encoded
+from serving.review_queue import joining, leaving
 from serving.stage import Work, next_offsets
 
 type_of_decisions = Callable[[int, Sequence[int]], Mapping[Place, bytes]]
@@ -25,7 +26,7 @@ type_of_decisions = Callable[[int, Sequence[int]], Mapping[Place, bytes]]
 class Decider(Protocol):
     """Decides payments from their features."""
 
-    def decide(self, payments: Sequence[Mapping[str, object]], matrix: Floats) -> list[dict[str, object]]:
+    def decide(self, payments: Sequence[Mapping[str, object]], matrix: Floats) -> list[dict[str, Any]]:
         """One decision a payment, in order; `matrix` has a row of `FRAUD.names` each."""
         ...
 
@@ -81,6 +82,7 @@ class TerminalStage:
             work.accepted_ms += batch.integers("appended_ms").tolist()
             paid = np.flatnonzero(batch.integers("kind") == PAYMENT)
             self._decide(batch.take(paid), folded.folded.seen[paid], work)
+            work.writes += leaving(_labelled(batch))
             work.writes += self._reached(batch)
         return work
 
@@ -129,6 +131,7 @@ class TerminalStage:
         ours = dict(
             zip(undecided, self._decisions(batch.take(undecided), terminal_states[undecided]), strict=True)
         )
+        to_review: list[Mapping[str, Any]] = []
         customers, partitions = batch.strings("customer_id"), batch.integers("customer_partition").tolist()
         for i, place in enumerate(places):
             if (decision := ours.get(i)) is not None:
@@ -136,13 +139,16 @@ class TerminalStage:
             else:
                 value = decided.get(place) or _bytes(by_http[i])
                 decision = orjson.loads(value)
-            work.writes += keeping(decision, value, self._keep_decisions_s)
+            work.writes.append(keeping(decision["transaction_id"], value, self._keep_decisions_s))
+            if decision["decision"] == "review":
+                to_review.append(decision)
             if place not in decided:
                 work.outputs.append(outgoing(value, customers[i], partitions[i], place))
+        work.writes += joining(to_review)
         work.count("decisions", len(places))
         work.count("decided_before", len(places) - len(undecided))
 
-    def _decisions(self, batch: StreamBatch, terminal_states: Floats) -> list[dict[str, object]]:
+    def _decisions(self, batch: StreamBatch, terminal_states: Floats) -> list[dict[str, Any]]:
         if not len(batch):
             return []
         matrix = FRAUD.matrix(
@@ -151,6 +157,13 @@ class TerminalStage:
             batch.integers("event_time_us") / MICROSECONDS,
         )
         return self._decider.decide(batch.rows.select(PAYMENT_FIELDS).to_pylist(), matrix)
+
+
+def _labelled(batch: StreamBatch) -> list[str]:
+    """Transactions of the batch's labels."""
+    rows = np.flatnonzero(batch.integers("kind") == LABEL)
+    names: list[str] = batch.rows.column("transaction_id").take(rows).to_pylist()
+    return names
 
 
 def customer_states(batch: StreamBatch) -> Floats:

@@ -33,6 +33,7 @@ HEADLINE = (
     "expected_cost", "caught_amount", "reviews", "declines", "false_declines",
 )  # fmt: skip
 
+CONTRADICTED = "contradicted_transactions"
 _DESCRIBED = ("transaction_id", *COLUMNS)
 
 
@@ -61,7 +62,7 @@ def from_history(settings: Settings, window: Window) -> Dataset:
     found = selective_labels.figures(
         seen.rows(mature), spine["amount"].to_numpy()[mature], target[mature], settings.fraud
     )
-    return replace(data, selection=found)
+    return replace(data, selection=found | _contradicted(chosen, known, window.cutoff_us))
 
 
 def from_file(settings: Settings, file: EventFile, span: Span) -> Dataset:
@@ -83,7 +84,8 @@ def from_tables(settings: Settings, transactions: pa.Table, known: pa.Table, spa
     start_us = times.min() if window.start_us is None else window.start_us
     chosen = ~np.isnan(target) & (times >= start_us)
     rows = transactions.filter(pa.array(chosen))
-    return _dataset(rows, values[chosen], target[chosen], _measured(rows, rows), window.cutoff_us)
+    data = _dataset(rows, values[chosen], target[chosen], _measured(rows, rows), window.cutoff_us)
+    return replace(data, selection=_contradicted(rows, known, window.cutoff_us))
 
 
 def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Trial:
@@ -157,7 +159,7 @@ def _trial(
         documents={"slices.json": slices},
         figures=judged.plots(chosen, model, levels, slices)
         | {"importance.png": plots.importance_bars(final.importance())},
-        notes=(*notes, *selective_labels.notes(rows.selection)),
+        notes=(*notes, *_notes(rows.selection)),
     )
 
 
@@ -270,6 +272,21 @@ def _measured(rows: pa.Table, described: pa.Table) -> dict[str, Objects]:
     by_id = described.select(_DESCRIBED).to_pandas().drop_duplicates("transaction_id")
     found = by_id.set_index("transaction_id").reindex(rows["transaction_id"].to_pandas())
     return {name: found[name].to_numpy(object) for name in COLUMNS}
+
+
+def _contradicted(rows: pa.Table, known: pa.Table, cutoff_us: int) -> dict[str, float]:
+    """How many rows' labels disagree, whichever of them is believed."""
+    disputed = pc.is_in(rows["transaction_id"], labels.contradicted(known, cutoff_us))
+    return {CONTRADICTED: float(pc.sum(disputed).as_py() or 0)}
+
+
+def _notes(selection: Mapping[str, float]) -> tuple[str, ...]:
+    """What a reader should know of how the rows came to be known."""
+    said = selective_labels.notes(selection)
+    if not (contradicted := selection.get(CONTRADICTED, 0.0)):
+        return said
+    what = "transactions have labels that contradict each other; `training.labels` decides"
+    return (*said, f"{contradicted:,.0f} {what}")
 
 
 def _dataset(

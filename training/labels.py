@@ -1,8 +1,21 @@
-"""What was known of each transaction at a moment, by event time.
+"""What was known of each transaction at a moment, by event time, and which label of several is believed.
 
-A label counts from the moment it arrived. Of several labels of one transaction a chargeback's or an
-analyst's word goes before a customer's or a settlement's; among equals the latest counts, and fraud at the
-same instant.
+A label counts from the moment it arrived; before that it is not known. Of several labels of one transaction
+
+1. who looked closer is believed: a chargeback or an analyst before a customer, a customer before a
+   settlement, which only says that nothing else was heard. So a chargeback overrides a customer's or a
+   settlement's "legitimate", and neither of these overrides a chargeback later;
+2. among chargebacks and analysts, as among labels of one source, the later arrival is believed: it was said
+   in knowledge of the earlier. So a chargeback overrides an analyst's earlier "legitimate"; an analyst's
+   later "legitimate" overrides a chargeback (the cardholder's own payment, a claim that was refused), and an
+   earlier one does not;
+3. of two that are equal in both, fraud is believed.
+
+What is not believed is kept: the history has every label, and `contradicted` finds the transactions whose
+labels disagree. The features do not know this order: every label that counted is folded when it arrives, so
+a transaction with a "legitimate" and a "fraud" adds two labels to its customer's and its terminal's fraud
+rate, one of them fraud, and two sources that agree add two as well. A source counts once with each word,
+except when it returns to one that it had taken back.
 """
 
 from typing import Literal
@@ -15,8 +28,8 @@ from numpy.typing import NDArray
 
 from features.state import Floats, Ints
 
-VERDICTS = ("chargeback", "analyst")
-"""Sources that looked at the transaction itself."""
+CLOSENESS = {"settlement": 0, "customer": 1, "analyst": 2, "chargeback": 2}
+"""How closely each source looked."""
 
 Unlabelled = Literal["left_out", "legitimate"]
 
@@ -30,12 +43,21 @@ def truth(labels: pa.Table, cutoff_us: int) -> pd.Series:
     """
     known = labels.filter(pc.less_equal(labels["event_time_us"], cutoff_us))
     is_fraud = pc.equal(known["label"], "fraud").to_numpy()
-    verdict = pc.is_in(known["source"], pa.array(VERDICTS)).to_numpy()
-    order = np.lexsort((is_fraud, known["event_time_us"].to_numpy(), verdict))
+    source = pc.index_in(known["source"], pa.array(list(CLOSENESS))).to_numpy()
+    closeness = np.take(list(CLOSENESS.values()), source)
+    order = np.lexsort((is_fraud, known["event_time_us"].to_numpy(), closeness))
     said = pd.Series(
         is_fraud[order].astype(np.float64), known["transaction_id"].to_pandas().to_numpy()[order]
     )
     return said[~said.index.duplicated(keep="last")]
+
+
+def contradicted(labels: pa.Table, cutoff_us: int) -> pa.Array:
+    """Ids of the transactions that were called fraud and legitimate, as known at the cut-off, inclusive."""
+    known = labels.filter(pc.less_equal(labels["event_time_us"], cutoff_us))
+    words = known.group_by("transaction_id").aggregate([("label", "count_distinct")])
+    both = words.filter(pc.greater(words["label_count_distinct"], 1))
+    return both["transaction_id"].combine_chunks()
 
 
 def targets(

@@ -76,6 +76,30 @@ def test_later_labels_change_nothing_that_was_learned(chosen: Settings, events: 
     assert honest.version == probed.version
 
 
+def test_transactions_whose_labels_disagree_are_counted_and_told(
+    chosen: Settings, events: PastEvents, small: None
+) -> None:
+    """Settlements that came before a chargeback: what is learned is the same, and the run says how many."""
+    transactions, labels = events
+    frauds = labels.filter(pc.equal(labels["label"], "fraud")).slice(0, 5)
+    said = [
+        {
+            **row,
+            "label": "legitimate",
+            "source": "settlement",
+            "event_time_us": row["event_time_us"] - DAY_US,
+        }
+        for row in frauds.to_pylist()
+    ]
+    both = pa.concat_tables([labels, pa.Table.from_pylist(said, labels.schema)])
+    disputed = fraud.from_tables(chosen, transactions, both, Span())
+    agreed = fraud.from_tables(chosen, transactions, labels, Span())
+    assert np.array_equal(disputed.target, agreed.target)
+    trial = fraud.learn(disputed, None, chosen)
+    assert trial.metrics["contradicted_transactions"] == 5
+    assert trial.notes[0].startswith("5 transactions have labels that contradict each other")
+
+
 def test_the_first_model_beats_the_rules_and_says_so(data: Dataset, first: Trial) -> None:
     trial = first
     assert set(trial.rivals) == {"logistic", "rules"}

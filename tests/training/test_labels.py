@@ -1,11 +1,30 @@
+from itertools import product
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from training.labels import targets, truth
+from training.labels import contradicted, targets, truth
+
+SOURCES = ("chargeback", "analyst", "customer", "settlement")
+BELIEVED = {
+    ("chargeback", "chargeback"): "later",
+    ("chargeback", "analyst"): "later",
+    ("chargeback", "customer"): "chargeback",
+    ("chargeback", "settlement"): "chargeback",
+    ("analyst", "analyst"): "later",
+    ("analyst", "customer"): "analyst",
+    ("analyst", "settlement"): "analyst",
+    ("customer", "customer"): "later",
+    ("customer", "settlement"): "customer",
+    ("settlement", "settlement"): "later",
+}
+"""Who is believed of each pair, whoever spoke first."""
+
+type_of_label = tuple[str, int, str, str]
 
 
-def said(*labels: tuple[str, int, str, str]) -> pa.Table:
+def said(*labels: type_of_label) -> pa.Table:
     ids, times, words, sources = zip(*labels, strict=True)
     return pa.table(
         {
@@ -23,22 +42,45 @@ def test_a_label_counts_from_the_moment_it_arrived() -> None:
     assert truth(labels, 100).to_dict() == {"t": 1.0}
 
 
-@pytest.mark.parametrize(
-    ("labels", "fraud"),
-    [
-        ([("t", 1, "legitimate", "settlement"), ("t", 2, "fraud", "chargeback")], 1.0),
-        ([("t", 2, "fraud", "chargeback"), ("t", 9, "legitimate", "settlement")], 1.0),
-        ([("t", 1, "fraud", "chargeback"), ("t", 2, "legitimate", "analyst")], 0.0),
-        ([("t", 2, "legitimate", "analyst"), ("t", 1, "fraud", "analyst")], 0.0),
-        ([("t", 2, "fraud", "analyst"), ("t", 2, "legitimate", "analyst")], 1.0),
-        ([("t", 1, "legitimate", "analyst"), ("t", 5, "fraud", "customer")], 0.0),
-    ],
-)
-def test_who_looked_closer_and_then_who_came_later_is_believed(
-    labels: list[tuple[str, int, str, str]], fraud: float
-) -> None:
+@pytest.mark.parametrize("word", ["fraud", "legitimate"])
+@pytest.mark.parametrize(("earlier", "later"), list(product(SOURCES, SOURCES)))
+def test_who_is_believed_of_two_that_disagree(earlier: str, later: str, word: str) -> None:
+    """Each pair of sources, in both orders of speaking, with both words, and in both orders of the rows."""
+    contrary = "legitimate" if word == "fraud" else "fraud"
+    labels = [("t", 1, contrary, earlier), ("t", 2, word, later)]
+    believed = BELIEVED.get((earlier, later)) or BELIEVED[later, earlier]
+    fraud = float((word if believed in ("later", later) else contrary) == "fraud")
     assert truth(said(*labels), 10).to_dict() == {"t": fraud}
     assert truth(said(*reversed(labels)), 10).to_dict() == {"t": fraud}
+    assert truth(said(*labels), 1).to_dict() == {"t": float(contrary == "fraud")}, (
+        "the later is not known yet"
+    )
+
+
+@pytest.mark.parametrize(("one", "other"), [("analyst", "analyst"), ("analyst", "chargeback")])
+def test_at_the_same_instant_fraud_is_believed(one: str, other: str) -> None:
+    labels = [("t", 2, "fraud", one), ("t", 2, "legitimate", other)]
+    assert truth(said(*labels), 2).to_dict() == {"t": 1.0}
+    assert truth(said(*reversed(labels)), 2).to_dict() == {"t": 1.0}
+
+
+def test_an_analyst_who_changes_her_word_back_is_believed() -> None:
+    words = ("fraud", "legitimate", "fraud")
+    labels = [("t", at, word, "analyst") for at, word in enumerate(words)]
+    assert [truth(said(*labels), at).to_dict() for at in range(3)] == [{"t": 1.0}, {"t": 0.0}, {"t": 1.0}]
+
+
+def test_contradicted_are_those_whose_labels_disagree_by_then() -> None:
+    labels = said(
+        ("agreed", 1, "fraud", "customer"),
+        ("agreed", 2, "fraud", "chargeback"),
+        ("disputed", 1, "legitimate", "analyst"),
+        ("disputed", 5, "fraud", "chargeback"),
+        ("once", 1, "legitimate", "settlement"),
+    )
+    assert contradicted(labels, 4).to_pylist() == []
+    assert contradicted(labels, 5).to_pylist() == ["disputed"]
+    assert contradicted(labels.slice(0, 0), 5).to_pylist() == []
 
 
 def test_only_mature_transactions_are_learned_from() -> None:
