@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from features.definition import feature_set, ratio
-from features.state import Began, Decayed, Entity, Floats, Ints, Latest, Recent, Run, code_of, recall
+from features.state import Began, Decayed, Entity, Floats, Ints, Latest, Peak, Recent, Run, code_of, recall
 
 PAYMENT, LABEL = 0, 1
 
 LIVES = ("1h", "1d", "7d", "30d")
 LABEL_LIVES = ("1d", "7d", "30d")
+USUAL_LIFE = ("90d",)
+"""Over which a customer's usual amount is the mean."""
 
 CODES = {
     "terminal": "terminal_id",
@@ -45,6 +47,8 @@ CUSTOMER = Entity(
     VALUES,
     (
         *_MONEY,
+        Decayed("usual", PAYMENT, "amount", USUAL_LIFE, ("n", "sum")),
+        Peak("peak", PAYMENT, "amount", "10d"),
         Recent("terminals", PAYMENT, "terminal", columns=3),
         Recent("devices", PAYMENT, "device", columns=1),
         Recent("networks", PAYMENT, "network", columns=1),
@@ -111,6 +115,18 @@ def customer_amount_zscore(
 ) -> Floats:
     """How many of the customer's usual spreads this amount lies above the usual mean."""
     return _zscore(amount, customer_amount_n, customer_amount_sum, customer_amount_squares)
+
+
+def customer_amount_ratio(amount: Floats, customer_usual_n: Floats, customer_usual_sum: Floats) -> Floats:
+    """This amount in usual amounts of the customer; NaN before the first payment."""
+    return amount / ratio(customer_usual_sum, customer_usual_n)
+
+
+def customer_amount_peak(
+    customer_peak: Floats, customer_usual_n: Floats, customer_usual_sum: Floats
+) -> Floats:
+    """The customer's greatest earlier amount in usual amounts; each fades with a mean life of 10 days."""
+    return customer_peak / ratio(customer_usual_sum, customer_usual_n)
 
 
 def customer_idle_s(at_s: Floats, customer_paid_at: Floats) -> Floats:
@@ -217,7 +233,8 @@ FRAUD = feature_set(
     REQUEST,
     (
         amount, online, hour_of_day, is_weekend,
-        customer_payment_count, customer_amount_mean, customer_amount_zscore, customer_idle_s,
+        customer_payment_count, customer_amount_mean, customer_amount_zscore, customer_amount_ratio,
+        customer_amount_peak, customer_idle_s,
         customer_fraud_rate,
         customer_terminal_familiarity, customer_device_familiarity, customer_network_familiarity,
         customer_category_familiarity, customer_country_familiarity,

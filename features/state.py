@@ -28,8 +28,8 @@ NEVER_FOLDED = -1
 """Position of a state that no event of its stream has reached."""
 
 _LIFE_UNITS_S = {"h": 3_600.0, "d": 86_400.0}
-_DECAYED, _LATEST, _RUN, _BEGAN, _RECENT, _MORE = range(6)
-"""What a column does; `_MORE` is one that the column before it takes care of."""
+_DECAYED, _PEAK, _LATEST, _RUN, _BEGAN, _RECENT, _MORE = range(7)
+"""What a column does; the first two decay; `_MORE` is one that the column before it takes care of."""
 _POWERS = {"n": 0, "sum": 1, "squares": 2}
 
 CODE_BITS = 17
@@ -76,6 +76,26 @@ class Decayed:
             for part in self.parts
             for life in self.lives
         ]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Greatest `value` of `event`, each decayed since it came, for values from 0. Column: `{name}`."""
+
+    name: str
+    event: int
+    value: str
+    life: str
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Name and columns of its block."""
+        return {self.name: 1}
+
+    @property
+    def folded(self) -> list["Column"]:
+        """Its column."""
+        return [Column(self.name, _PEAK, self.event, self.value, life_s(self.life))]
 
 
 @dataclass(frozen=True)
@@ -188,7 +208,7 @@ class Column:
     """Column that the operation looks at too."""
 
 
-type_of_aggregate = Decayed | Latest | Run | Began | Recent
+type_of_aggregate = Decayed | Peak | Latest | Run | Began | Recent
 
 
 @dataclass(frozen=True)
@@ -376,13 +396,14 @@ def _advance_and_add(
     ahead = 0.0 if np.isnan(state[0]) else at - state[0]
     late = ahead < 0
     for c in range(1, len(state)):
-        if operation[c] == _DECAYED and not late:
+        if operation[c] <= _PEAK and not late:
             state[c] *= np.exp(-ahead / life[c])
         if listens[c] != kind or np.isnan(x[value[c]]):
             continue
-        if operation[c] == _DECAYED:
+        if operation[c] <= _PEAK:
             weight = np.exp(ahead / life[c]) if late else 1.0
-            state[c] += weight * x[value[c]] ** power[c]
+            added = weight * x[value[c]] ** power[c]
+            state[c] = state[c] + added if operation[c] == _DECAYED else max(state[c], added)
         else:
             _take(operation[c], state, c, x[value[c]], at, state[clock[c]], power[c])
     if not late:

@@ -19,7 +19,7 @@ _DIGITS = 6
 
 type_of_sentence = Callable[[float, str], str]
 
-_WORDS = {"1h": "the last hour", "1d": "a day", "7d": "7 days", "30d": "30 days"}
+_WORDS = {"1h": "the last hour", "1d": "a day", "7d": "7 days", "30d": "30 days", "90d": "90 days"}
 
 
 def _span(seconds: float) -> str:
@@ -57,6 +57,14 @@ _SENTENCES: dict[str, tuple[str, type_of_sentence]] = {
         lambda x, life: f"this customer usually pays {x:.2f} ({life})",
     ),
     "customer_amount_zscore": ("CUSTOMER_AMOUNT", _unusual("this customer pays")),
+    "customer_amount_ratio": (
+        "CUSTOMER_AMOUNT",
+        lambda x, _: f"{x:.1f} times what this customer usually pays",
+    ),
+    "customer_amount_peak": (
+        "CUSTOMER_PEAK",
+        lambda x, _: f"this customer lately paid {x:.1f} times the usual amount",
+    ),
     "customer_fraud_rate": (
         "CUSTOMER_RISK",
         lambda x, life: f"{100 * x:.0f} % of this customer's settled payments were fraud in {life}",
@@ -112,6 +120,7 @@ _UNKNOWN = {
     "TIME": "the time is not known",
     "CUSTOMER_PACE": "nothing is known of this customer's earlier payments",
     "CUSTOMER_AMOUNT": "nothing is known of what this customer usually pays",
+    "CUSTOMER_PEAK": "nothing is known of what this customer usually pays",
     "CUSTOMER_RISK": "no payment of this customer has settled yet",
     "CUSTOMER_HABIT": "device, network, merchant or country is not given",
     "TERMINAL_PACE": "nothing is known of earlier payments at this terminal",

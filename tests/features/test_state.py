@@ -22,6 +22,7 @@ from features.state import (
     Floats,
     Folded,
     Latest,
+    Peak,
     Recent,
     Run,
     States,
@@ -36,12 +37,14 @@ AGGREGATES = {f"{e.name}-{a.name}": (e, a) for e in ENTITIES.values() for a in e
 DECAYED = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Decayed)}
 LATEST = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Latest)}
 
+PEAK = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Peak)}
 RUN = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Run)}
 RECENT = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Recent)}
 
 every_entity = pytest.mark.parametrize("entity", ENTITIES.values(), ids=ENTITIES)
 every_decayed = pytest.mark.parametrize(("entity", "aggregate"), DECAYED.values(), ids=DECAYED)
 every_latest = pytest.mark.parametrize(("entity", "aggregate"), LATEST.values(), ids=LATEST)
+every_peak = pytest.mark.parametrize(("entity", "aggregate"), PEAK.values(), ids=PEAK)
 every_run = pytest.mark.parametrize(("entity", "aggregate"), RUN.values(), ids=RUN)
 every_recent = pytest.mark.parametrize(("entity", "aggregate"), RECENT.values(), ids=RECENT)
 quick = settings(max_examples=40, deadline=None)
@@ -271,6 +274,28 @@ def test_latest_is_the_value_of_the_event_with_the_greatest_time(entity: Entity,
             newest = max(ours, key=lambda i: (events.time_us[i], i), default=None)
             expected = math.nan if newest is None else x[newest]
             assert same_bits(states.columns[key, entity.blocks[aggregate.name]], np.array([expected]))
+
+    law()
+
+
+@every_peak
+def test_a_peak_is_the_greatest_of_what_is_left_in_whatever_order_events_came(
+    entity: Entity, aggregate: Peak
+) -> None:
+    @quick
+    @given(streams(entity), seeds)
+    def law(events: Events, seed: int) -> None:
+        shuffled = np.random.default_rng(seed).permutation(len(events.kind))
+        events = replace(rows_of(events, shuffled), position=events.position)
+        states, _ = folded(entity, events)
+        x = events.values[:, entity.values.index(aggregate.value)]
+        for key in range(KEYS):
+            ours = (events.entity == key) & (events.kind == aggregate.event) & ~np.isnan(x)
+            latest = events.time_us[events.entity == key].max(initial=0)
+            age_s = (latest - events.time_us[ours]) / MICROSECONDS
+            expected = (x[ours] * np.exp(-age_s / life_s(aggregate.life))).max(initial=0.0)
+            found = states.columns[key, entity.blocks[aggregate.name]]
+            np.testing.assert_allclose(found, [expected], rtol=1e-9, atol=1e-300)
 
     law()
 
