@@ -1,7 +1,7 @@
 """From features to a fraud decision with its costs and reasons: the same for the stream and for HTTP."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,21 +12,19 @@ import numpy as np
 import orjson
 
 from features.fraud import FRAUD
-from features.state import Floats
-from infra.settings import FraudPolicy
+from features.state import Flags, Floats
 from ingestion.events import EPOCH
 from serving.reasons import reasons_of
 from training.fraud_policy import (
     APPROVE,
     DECISIONS,
-    Rules,
     decide,
     expected_costs,
     risk_score,
-    rules_over,
     rules_scores,
 )
 from training.models import Scorer
+from training.rule_book import RuleBook
 
 EXPLAINERS = 2
 """Threads that explain decisions."""
@@ -55,8 +53,8 @@ class _Judged:
     risk: Sequence[float]
     costs: Sequence[Sequence[float]]
     """By payment, in the order of `DECISIONS`."""
-    hits: Sequence[Sequence[bool]]
-    """By payment, in the order of the rules."""
+    rules: Sequence[Sequence[Mapping[str, str]]]
+    """What each rule said, by payment."""
     codes: Sequence[int]
     model: Mapping[str, str]
     asked: Sequence[int]
@@ -66,14 +64,15 @@ class _Judged:
 
 
 class FraudDecider:
-    """Decides payments by the champion and the policy, or by the rules alone while there is no champion."""
+    """Decides payments by the champion and the policy, or by the rules alone while there is no champion.
 
-    def __init__(self, models: Current, policy: FraudPolicy, policy_version: str) -> None:
+    Args:
+        policy: gives what decides now; asked once a batch.
+    """
+
+    def __init__(self, models: Current, policy: Callable[[], RuleBook]) -> None:
         self._models = models
         self._policy = policy
-        self._policy_version = policy_version
-        self._rules: Rules = rules_over(FRAUD.names, policy.rules)
-        self._no_hits = [{"name": name, "outcome": "no_hit"} for name in self._rules.names]
         self._explainers = ThreadPoolExecutor(EXPLAINERS, "reasons")
 
     def decide(
@@ -93,7 +92,8 @@ class FraudDecider:
         """
         start = time.perf_counter()
         amount = np.array([float(each["amount"]) for each in payments])
-        judged = self._judge(matrix, amount)
+        book = self._policy()
+        judged = self._judge(matrix, amount, book)
         rows, missing = matrix.tolist(), _missing(matrix)
         decisions = [
             self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
@@ -104,7 +104,7 @@ class FraudDecider:
         model_ms = (time.perf_counter() - start) * 1e3
         shared = {
             "model": judged.model,
-            "policy_version": self._policy_version,
+            "policy_version": book.version,
             "control_group": False,
             "degraded": degraded,
             "latency_ms": {
@@ -117,19 +117,19 @@ class FraudDecider:
             decision.update(shared)
         return decisions
 
-    def _judge(self, matrix: Floats, amount: Floats) -> _Judged:
+    def _judge(self, matrix: Floats, amount: Floats, book: RuleBook) -> _Judged:
         model = self._models.current(FRAUD.domain)
-        hits = self._rules.hits(matrix)
-        ruled = self._rules.outcome(hits)
+        hits = book.rules.hits(matrix)
+        ruled = book.rules.outcome(hits)
         score = rules_scores(ruled) if model is None else model.predict(matrix)
-        costs = expected_costs(score, amount, self._policy)
+        costs = expected_costs(score, amount, book.policy)
         codes = decide(costs, ruled)
         asked = np.flatnonzero(codes != APPROVE)
         return _Judged(
             score.tolist(),
             risk_score(score).tolist(),
             np.round(costs, 4).tolist(),
-            hits.tolist(),
+            _outcomes(book.rules.names, hits),
             codes.tolist(),
             _described(model),
             asked.tolist(),
@@ -158,7 +158,7 @@ class FraudDecider:
             "risk_score": int(judged.risk[i]),
             "expected_cost": dict(zip(DECISIONS, judged.costs[i], strict=True)),
             "reasons": [],
-            "rules": self._outcomes(judged.hits[i]),
+            "rules": judged.rules[i],
             "missing_features": missing,
             "event_time": EPOCH + timedelta(microseconds=payment["event_time_us"]),
             "customer_id": payment["customer_id"],
@@ -168,19 +168,22 @@ class FraudDecider:
             "features": dict(zip(FRAUD.names, values, strict=True)),
         }
 
-    def _outcomes(self, hits: Sequence[bool]) -> list[dict[str, str]]:
-        """What each rule said."""
-        if True not in hits:
-            return self._no_hits
-        return [
-            {"name": name, "outcome": "hit" if hit else "no_hit"}
-            for name, hit in zip(self._rules.names, hits, strict=True)
-        ]
-
 
 def encoded(decision: Mapping[str, Any]) -> bytes:
     """A decision as JSON; NaN becomes null."""
     return orjson.dumps(decision, option=orjson.OPT_UTC_Z)
+
+
+def _outcomes(names: Sequence[str], hits: Flags) -> list[list[dict[str, str]]]:
+    """What each rule said, by row; rows without a hit, nearly all, share one list."""
+    nothing = [{"name": name, "outcome": "no_hit"} for name in names]
+    outcomes = [nothing] * len(hits)
+    for i in np.flatnonzero(hits.any(axis=1)).tolist():
+        outcomes[i] = [
+            {"name": name, "outcome": "hit" if hit else "no_hit"}
+            for name, hit in zip(names, hits[i].tolist(), strict=True)
+        ]
+    return outcomes
 
 
 def _missing(matrix: Floats) -> list[list[str]]:

@@ -54,6 +54,23 @@ class ModelMeasures:
         self._swaps.labels(swap.task).inc()
 
 
+class PolicyMeasures:
+    """Which fraud policy decides, and how often a file was refused."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._info = Gauge(*metrics.POLICY_INFO.arguments, registry=registry)
+        self._refusals = _counter(metrics.POLICY_REFUSALS, registry).labels("fraud")
+
+    def decides(self, version: str) -> None:
+        """A policy took over."""
+        self._info.clear()
+        self._info.labels("fraud", version).set(1)
+
+    def refused(self) -> None:
+        """A changed file was wrong."""
+        self._refusals.inc()
+
+
 class ApiMeasures:
     """Requests, their stages, and what was decided."""
 
