@@ -26,6 +26,7 @@ from training.fraud_policy import Codes
 from training.gate import Comparison, Evidence
 from training.handbook import Fold
 from training.models import Scorer
+from training.rule_book import rule_book
 from training.stores import feature_store
 from training.tasks import EvaluateOptions, EventFile, Incumbent, Task, Trial
 
@@ -167,7 +168,7 @@ class _Judged:
     @property
     def ruled(self) -> Codes:
         """What the policy's rules say of each row."""
-        rules = policy.rules_over(FRAUD.names, self.settings.fraud.rules)
+        rules = rule_book(self.settings.fraud).rules
         return rules.outcome(rules.hits(self.rows.matrix))
 
     def figures(self, probability: Floats) -> dict[str, float]:
@@ -335,4 +336,5 @@ TASK = Task(
     from_file=from_file,
     learn=learn,
     evaluate=evaluate,
+    check=lambda settings: rule_book(settings.fraud),
 )
