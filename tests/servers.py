@@ -221,5 +221,6 @@ class Running:
         """End it; raises what it died of."""
         self._stop.set()
         self._thread.join(30)
+        self._worker._producer.close()  # else it looks for the broker until it is collected
         if self._error:
             raise self._error
