@@ -67,3 +67,10 @@ MODEL_INFO = Metric(
     "tollgate_model_info", "1 for the version that decides now.", ("task", "version", "alias")
 )
 MODEL_SWAPS = Metric("tollgate_model_swaps_total", "Champions taken over without a restart.", ("task",))
+
+POLICY_INFO = Metric(
+    "tollgate_policy_info", "1 for the policy's version that decides now, else 0.", ("task", "version")
+)
+POLICY_REFUSALS = Metric(
+    "tollgate_policy_refusals_total", "Changed policy files that were wrong and refused.", ("task",)
+)

@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 Objective = Literal["margin", "revenue", "growth"]
+RuleOutcome = Literal["review", "decline", "allow"]
 
 
 class Section(BaseModel):
@@ -53,19 +54,11 @@ class Topics(Section):
 
 
 class Rule(Section):
-    """A rule of the fraud policy: hit when the feature is over `above` or under `below` (both exclusive)."""
+    """A rule of the fraud policy; who knows the features reads the condition (`training/conditions.py`)."""
 
     name: Annotated[str, Field(min_length=1)]
-    feature: Annotated[str, Field(min_length=1)]
-    above: float | None = None
-    below: float | None = None
-    outcome: Literal["review", "decline", "allow"]
-
-    @model_validator(mode="after")
-    def _one_limit(self) -> Self:
-        if (self.above is None) == (self.below is None):
-            raise ValueError("expected exactly one of `above` and `below`")
-        return self
+    when: Annotated[str, Field(min_length=1)]
+    outcome: RuleOutcome
 
 
 class FraudPolicy(Section):
@@ -236,16 +229,26 @@ def load() -> Settings:
     Raises:
         UserError: a value is wrong; the sentence names the file and line, or the variable.
     """
-    environment = _Layer(None, _environment())
-    layers = [_file(DEFAULTS)]
-    if chosen := os.environ.get("TOLLGATE_CONFIG"):
-        layers.append(_file(Path(chosen)))
-    home = Path(str(_merged([*layers, environment])["home"])).expanduser().absolute()
-    layers += [*_running(home), environment]
+    layers, home = _layers()
     try:
         return Settings(**{**_merged(layers), "home": home})
     except ValidationError as error:
         raise UserError(_sentence(error, layers)) from None
+
+
+def stamps() -> tuple[object, ...]:
+    """Something else as soon as a file that a person writes for `load` was written, replaced or removed."""
+    return tuple(_stamp(path) for path in _files())
+
+
+def refusal(location: Location, reason: str) -> UserError:
+    """The error of a value that only its user could know to be wrong, told with its place as by `load`.
+
+    Args:
+        location: such as `("fraud", "rules", 0, "when")`.
+        reason: what was expected and what came, without a full stop.
+    """
+    return UserError(_told(location, location, reason, _layers()[0]))
 
 
 def policy_version(section: Section) -> str:
@@ -260,6 +263,27 @@ def policy_version(section: Section) -> str:
 def addresses_file(home: Path) -> Path:
     """Where the running local stack says where its servers answer."""
     return home / "addresses.json"
+
+
+def _layers() -> tuple[list[_Layer], Path]:
+    """All sources, later wins, and the home folder that they agree on."""
+    environment = _Layer(None, _environment())
+    layers = [_file(path) for path in _files()]
+    home = Path(str(_merged([*layers, environment])["home"])).expanduser().absolute()
+    return [*layers, *_running(home), environment], home
+
+
+def _files() -> list[Path]:
+    chosen = os.environ.get("TOLLGATE_CONFIG")
+    return [DEFAULTS, *([Path(chosen)] if chosen else [])]
+
+
+def _stamp(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _environment() -> Tree:
@@ -321,10 +345,14 @@ def _sentence(error: ValidationError, layers: list[_Layer]) -> str:
     first = error.errors(include_url=False)[0]
     location: Location = first["loc"]
     found = location if first["type"] != "missing" else location[:-1]
-    source = next(layer for layer in reversed(layers) if layer.holds(found) or layer is layers[0])
-    name = ".".join(str(key) for key in location)
     expected = _expected(first["type"], first["msg"], str(location[-1]))
-    return f"{source.place(found)}: {name}: {expected}{_came(first)}."
+    return _told(location, found, f"{expected}{_came(first)}", layers)
+
+
+def _told(location: Location, found: Location, reason: str, layers: list[_Layer]) -> str:
+    """The reason with the value's name, after the place of `found`: it, or the table that lacks it."""
+    source = next(layer for layer in reversed(layers) if layer.holds(found) or layer is layers[0])
+    return f"{source.place(found)}: {'.'.join(str(key) for key in location)}: {reason}."
 
 
 def _expected(kind: str, message: str, name: str) -> str:

@@ -16,7 +16,8 @@ from serving import problems, routes_fraud, routes_health, routes_models, routes
 from serving.catalogue import Catalogue
 from serving.champions_watch import FEATURE_SETS, ChampionsWatch
 from serving.fraud import FraudDecider
-from serving.measures import ApiMeasures, ModelMeasures
+from serving.measures import ApiMeasures, ModelMeasures, PolicyMeasures
+from serving.policy_watch import PolicyWatch
 from serving.pricing import Policy
 from serving.publisher import Publisher
 from serving.reviews import Reviews
@@ -35,14 +36,20 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 
 
 def create_app(settings: Settings, settled: Callable[[], None] = lambda: None) -> FastAPI:
-    """The application over the settings' addresses; it connects when it starts, and calls `settled` then."""
+    """The application over the settings' addresses; it connects when it starts, and calls `settled` then.
+
+    Raises:
+        UserError: a rule of the fraud policy is wrong.
+    """
     metrics = CollectorRegistry()
     measures = ApiMeasures(metrics)
+    policies = PolicyWatch(settings.fraud, PolicyMeasures(metrics))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = build(settings, measures, ModelMeasures(metrics))
+        services = build(settings, measures, ModelMeasures(metrics), policies)
         services.models.start()
+        policies.start()
         aside = [asyncio.create_task(_seed(services)), asyncio.create_task(_sweep(services))]
         app.state.services = services
         settled()
@@ -50,6 +57,7 @@ def create_app(settings: Settings, settled: Callable[[], None] = lambda: None) -
         for task in aside:
             task.cancel()
         services.models.stop()
+        policies.stop()
         services.publisher.close()
         services.store.close()
 
@@ -62,13 +70,15 @@ def create_app(settings: Settings, settled: Callable[[], None] = lambda: None) -
     return app
 
 
-def build(settings: Settings, measures: ApiMeasures, models: ModelMeasures) -> Services:
+def build(
+    settings: Settings, measures: ApiMeasures, models: ModelMeasures, policies: PolicyWatch
+) -> Services:
     """Connect the services to their neighbours."""
     champions, registry = Champions(settings.home), Registry(settings.addresses.mlflow)
     watch = ChampionsWatch(champions, registry, FEATURE_SETS, models.swapped)
     store = AsyncConnection(settings.addresses.redis)
     publisher = Publisher(Producer(settings.addresses.kafka, LINGER_MS, max_block_ms=500))
-    decider = FraudDecider(watch, settings.fraud, policy_version(settings.fraud))
+    decider = FraudDecider(watch, policies.current)
     return Services(
         settings=settings,
         store=store,

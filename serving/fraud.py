@@ -1,7 +1,7 @@
 """From features to a fraud decision with its costs and reasons: the same for the stream and for HTTP."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,23 +12,21 @@ import numpy as np
 import orjson
 
 from features.fraud import FRAUD
-from features.state import Floats
-from infra.settings import FraudPolicy
+from features.state import Flags, Floats
 from ingestion.events import EPOCH
 from serving.reasons import explained
 from training.control_group import ControlGroup
 from training.fraud_policy import (
     APPROVE,
     DECISIONS,
-    Rules,
     decide,
     expected_costs,
     review_price,
     risk_score,
-    rules_over,
     rules_scores,
 )
 from training.models import Scorer
+from training.rule_book import RuleBook
 
 EXPLAINERS = 2
 """Threads that explain decisions."""
@@ -57,8 +55,8 @@ class _Judged:
     risk: Sequence[float]
     costs: Sequence[Sequence[float]]
     """By payment, in the order of `DECISIONS`."""
-    hits: Sequence[Sequence[bool]]
-    """By payment, in the order of the rules."""
+    rules: Sequence[Sequence[Mapping[str, str]]]
+    """What each rule said, by payment."""
     codes: Sequence[int]
     decided: Sequence[int]
     """The codes after the control group was drawn."""
@@ -73,17 +71,27 @@ class _Judged:
     """Of every feature, where the model knows."""
 
 
-class FraudDecider:
-    """Decides payments by the champion and the policy, or by the rules alone while there is no champion."""
+@dataclass(frozen=True)
+class _InForce:
+    """What decides until policy or champion changes."""
 
-    def __init__(self, models: Current, policy: FraudPolicy, policy_version: str) -> None:
+    book: RuleBook
+    model: Scorer | None
+    control_group: ControlGroup
+    review_price: float
+
+
+class FraudDecider:
+    """Decides payments by the champion and the policy, or by the rules alone while there is no champion.
+
+    Args:
+        policy: gives what decides now; asked once a batch.
+    """
+
+    def __init__(self, models: Current, policy: Callable[[], RuleBook]) -> None:
         self._models = models
         self._policy = policy
-        self._policy_version = policy_version
-        self._rules: Rules = rules_over(FRAUD.names, policy.rules)
-        self._control_group = ControlGroup(policy)
-        self._no_hits = [{"name": name, "outcome": "no_hit"} for name in self._rules.names]
-        self._priced: tuple[Scorer | None, float] = None, 0.0
+        self._last: _InForce | None = None
         self._explainers = ThreadPoolExecutor(EXPLAINERS, "reasons")
 
     def decide(
@@ -103,7 +111,8 @@ class FraudDecider:
         """
         start = time.perf_counter()
         amount = np.array([float(each["amount"]) for each in payments])
-        judged = self._judge(matrix, amount, [each["transaction_id"] for each in payments])
+        now = self._in_force()
+        judged = self._judge(matrix, amount, [each["transaction_id"] for each in payments], now)
         rows, missing = matrix.tolist(), _missing(matrix)
         decisions = [
             self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
@@ -116,7 +125,7 @@ class FraudDecider:
         model_ms = (time.perf_counter() - start) * 1e3
         shared = {
             "model": judged.model,
-            "policy_version": self._policy_version,
+            "policy_version": now.book.version,
             "degraded": degraded,
             "latency_ms": {
                 "features": round(features_ms, 3),
@@ -128,20 +137,28 @@ class FraudDecider:
             decision.update(shared)
         return decisions
 
-    def _judge(self, matrix: Floats, amount: Floats, ids: Sequence[str]) -> _Judged:
-        model = self._models.current(FRAUD.domain)
-        hits = self._rules.hits(matrix)
-        ruled = self._rules.outcome(hits)
+    def _in_force(self) -> _InForce:
+        """Made anew when policy or champion is another."""
+        book, model = self._policy(), self._models.current(FRAUD.domain)
+        if self._last is None or self._last.book is not book or self._last.model is not model:
+            price = review_price(model.card.extra, book.policy) if model else 0.0
+            self._last = _InForce(book, model, ControlGroup(book.policy), price)
+        return self._last
+
+    def _judge(self, matrix: Floats, amount: Floats, ids: Sequence[str], now: _InForce) -> _Judged:
+        model, rules = now.model, now.book.rules
+        hits = rules.hits(matrix)
+        ruled = rules.outcome(hits)
         score = rules_scores(ruled) if model is None else model.predict(matrix)
-        costs = expected_costs(score, amount, self._policy, self._review_price(model))
+        costs = expected_costs(score, amount, now.book.policy, now.review_price)
         codes = decide(costs, ruled)
-        admission = self._control_group.admit(codes, ruled, ids, amount)
+        admission = now.control_group.admit(codes, ruled, ids, amount)
         asked = np.flatnonzero(codes != APPROVE)
         return _Judged(
             score.tolist(),
             risk_score(score).tolist(),
             np.round(costs, 4).tolist(),
-            hits.tolist(),
+            _outcomes(rules.names, hits),
             codes.tolist(),
             admission.decisions.tolist(),
             admission.control_group.tolist(),
@@ -151,14 +168,6 @@ class FraudDecider:
             self._explain(model, matrix[asked]),
             () if model is None else model.card.reference,
         )
-
-    def _review_price(self, model: Scorer | None) -> float:
-        """Counted once for each champion."""
-        priced, price = self._priced
-        if model is not priced:
-            price = review_price(model.card.extra, self._policy) if model else 0.0
-            self._priced = model, price
-        return price
 
     def _explain(self, model: Scorer | None, matrix: Floats) -> Iterator[Floats] | None:
         """Aside, on both cores: TreeSHAP of one row takes as long as twenty predictions."""
@@ -185,7 +194,7 @@ class FraudDecider:
             "risk_score": int(judged.risk[i]),
             "expected_cost": dict(zip(DECISIONS, judged.costs[i], strict=True)),
             "reasons": [],
-            "rules": self._outcomes(judged.hits[i]),
+            "rules": judged.rules[i],
             "missing_features": missing,
             "event_time": EPOCH + timedelta(microseconds=payment["event_time_us"]),
             "customer_id": payment["customer_id"],
@@ -195,19 +204,22 @@ class FraudDecider:
             "features": dict(zip(FRAUD.names, values, strict=True)),
         }
 
-    def _outcomes(self, hits: Sequence[bool]) -> list[dict[str, str]]:
-        """What each rule said."""
-        if True not in hits:
-            return self._no_hits
-        return [
-            {"name": name, "outcome": "hit" if hit else "no_hit"}
-            for name, hit in zip(self._rules.names, hits, strict=True)
-        ]
-
 
 def encoded(decision: Mapping[str, Any]) -> bytes:
     """A decision as JSON; NaN becomes null."""
     return orjson.dumps(decision, option=orjson.OPT_UTC_Z)
+
+
+def _outcomes(names: Sequence[str], hits: Flags) -> list[list[dict[str, str]]]:
+    """What each rule said, by row; rows without a hit, nearly all, share one list."""
+    nothing = [{"name": name, "outcome": "no_hit"} for name in names]
+    outcomes = [nothing] * len(hits)
+    for i in np.flatnonzero(hits.any(axis=1)).tolist():
+        outcomes[i] = [
+            {"name": name, "outcome": "hit" if hit else "no_hit"}
+            for name, hit in zip(names, hits[i].tolist(), strict=True)
+        ]
+    return outcomes
 
 
 def _missing(matrix: Floats) -> list[list[str]]:

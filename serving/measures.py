@@ -54,6 +54,26 @@ class ModelMeasures:
         self._swaps.labels(swap.task).inc()
 
 
+class PolicyMeasures:
+    """Which fraud policy decides, and how often a file was refused."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._info = Gauge(*metrics.POLICY_INFO.arguments, registry=registry)
+        self._refusals = _counter(metrics.POLICY_REFUSALS, registry).labels("fraud")
+        self._version = ""
+
+    def decides(self, version: str) -> None:
+        """A policy took over; the one before shows 0: where Feast is loaded, labels can't be removed."""
+        if self._version:
+            self._info.labels("fraud", self._version).set(0)
+        self._version = version
+        self._info.labels("fraud", version).set(1)
+
+    def refused(self) -> None:
+        """A changed file was wrong."""
+        self._refusals.inc()
+
+
 class ApiMeasures:
     """Requests, their stages, and what was decided."""
 

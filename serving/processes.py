@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from features.connection import Connection
 from infra import logs, ready
-from infra.settings import Settings, load, policy_version
+from infra.settings import Settings, load
 from infra.signals import stop_signal
 from ingestion.broker import Consumer, Producer
 from ingestion.topics import ensure_topics
@@ -15,7 +15,8 @@ from serving.champions_watch import FEATURE_SETS, ChampionsWatch
 from serving.customer_stage import CustomerStage
 from serving.decision_log import decided_since
 from serving.fraud import FraudDecider
-from serving.measures import ModelMeasures, WorkerMeasures
+from serving.measures import ModelMeasures, PolicyMeasures, WorkerMeasures
+from serving.policy_watch import PolicyWatch
 from serving.product_stage import ProductStage
 from serving.router import Router
 from serving.stage import Stage
@@ -61,19 +62,21 @@ def worker(metrics_port: int = 0) -> None:
     """Run a stream worker until told to stop."""
     logs.setup()
     settings, stop = load(), stop_signal()
-    ensure_topics(settings)
     metrics = CollectorRegistry()
+    policies = PolicyWatch(settings.fraud, PolicyMeasures(metrics))
+    ensure_topics(settings)
+    policies.start()
     models = _models(settings, ModelMeasures(metrics))
     if metrics_port:
         start_http_server(metrics_port, "127.0.0.1", metrics)
-    decider = FraudDecider(models, settings.fraud, policy_version(settings.fraud))
-    running = build_worker(settings, decider, WorkerMeasures(metrics))
+    running = build_worker(settings, FraudDecider(models, policies.current), WorkerMeasures(metrics))
     settle()
     ready.tell()
     try:
         running.run(stop.is_set)
     finally:
         models.stop()
+        policies.stop()
 
 
 def settle() -> None:
@@ -102,10 +105,11 @@ def api(host: str = "127.0.0.1", port: int = 0) -> None:
 
     logs.setup()
     settings = load()
+    app = create_app(settings, settle)  # before anything waits: it refuses a wrong rule
     ensure_topics(settings)
     default = int(settings.addresses.api.rpartition(":")[2])
     uvicorn.run(
-        create_app(settings, settle),
+        app,
         host=host,
         port=port or default,
         loop="uvloop",

@@ -12,7 +12,7 @@ import orjson
 from kafka import KafkaAdminClient
 
 from features.connection import Connection
-from infra.settings import Settings, policy_version
+from infra.settings import Settings
 from ingestion.broker import Consumer, Partition, Producer, Record
 from ingestion.historian import TOPICS as HISTORY_TOPICS
 from ingestion.historian import Historian
@@ -32,6 +32,7 @@ from ingestion.topics import (
 from serving.fraud import FraudDecider
 from serving.processes import GROUP, build_worker
 from serving.worker import Worker
+from training.rule_book import rule_book
 
 IN_ORDER = ((TRANSACTIONS, LABELS, QUOTES, OUTCOMES), (CUSTOMER_STREAM,), (TERMINAL_STREAM, PRODUCT_STREAM))
 """What the worker reads: each group of topics feeds the next."""
@@ -183,7 +184,8 @@ class Servers:
 
     def decider(self) -> FraudDecider:
         """Rules, as on the first day."""
-        return FraudDecider(NoChampion(), self.stack.fraud, policy_version(self.stack.fraud))
+        book = rule_book(self.stack.fraud)
+        return FraudDecider(NoChampion(), lambda: book)
 
     def worker(self, group: str = GROUP) -> Worker:
         """The real worker of our settings."""
@@ -219,5 +221,6 @@ class Running:
         """End it; raises what it died of."""
         self._stop.set()
         self._thread.join(30)
+        self._worker._producer.close()  # else it looks for the broker until it is collected
         if self._error:
             raise self._error

@@ -1,4 +1,4 @@
-"""The command line of training: train, evaluate, promote, rollback."""
+"""The command line of training: train, evaluate, promote, rollback, backtest."""
 
 import getpass
 import json
@@ -14,12 +14,12 @@ from rich.table import Table
 
 from infra import progress, settings
 from infra.errors import UserError
-from infra.settings import Settings
+from infra.settings import RuleOutcome, Settings
 from ingestion.events import microseconds
 from training import promotion, runs
 from training.dataset import Span
 from training.runs import Desk, Reason, Report, finite
-from training.tasks import EvaluateOptions, EventFile, Task, task
+from training.tasks import BacktestOptions, EvaluateOptions, EventFile, Task, backtest_of, task
 
 TaskName = Annotated[str, typer.Argument(help="fraud or pricing")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -44,6 +44,7 @@ def train(
     Example: tollgate train fraud --days 60
     """
     chosen, found = settings.load(), task(name)
+    found.check(chosen)
     span = Span(None if until is None else _moment(until), days or chosen.retraining.window_days)
     with progress.working(f"Train {name}", silent=as_json) as told:
         if data is not None:
@@ -88,6 +89,7 @@ def evaluate(
         out=out,
     )
     chosen, found = settings.load(), task(name)
+    found.check(chosen)
     with progress.working(f"Evaluate {name}", silent=as_json) as told:
         result = found.evaluate(chosen, options)
         told.finish("done")
@@ -121,6 +123,35 @@ def rollback(name: TaskName, why: Why = "asked for", as_json: Json = False) -> N
     desk = Desk.of(settings.load())
     done = promotion.rollback(desk.registry, desk.champions, task(name).name, _person(), why)
     _say(vars(done), as_json, lambda: typer.echo(f"{name}: version {done.version} decides again"))
+
+
+def backtest(
+    name: Annotated[str, typer.Argument(help="fraud")] = "fraud",
+    rule: Annotated[str | None, typer.Option(help="Fraud: a condition over features.")] = None,
+    outcome: Annotated[RuleOutcome, typer.Option(help="Fraud: what the rule would have said.")] = "review",
+    days: Annotated[float | None, typer.Option(min=0, help="Look at so many days; else at all.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Label cut-off, event time; else the newest event.")
+    ] = None,
+    data: Data = None,
+    mapping: Mapping = None,
+    as_json: Json = False,
+) -> None:
+    """Try a rule on past payments whose labels are known: what it would have hit, and what that was worth.
+
+    Example: tollgate backtest --rule 'amount > 500 AND terminal_fraud_rate_30d > 0.1' --days 60
+    """
+    run = backtest_of(name)
+    options = BacktestOptions(
+        span=Span(None if until is None else _moment(until), days),
+        file=None if data is None else _file(data, mapping),
+        rule=rule,
+        outcome=outcome,
+    )
+    with progress.working(f"Backtest {name}", silent=as_json) as told:
+        found = run(settings.load(), options, told)
+        told.finish("done")
+    _say(found.as_json(), as_json, lambda: Console().print(*found.told(), sep="\n", soft_wrap=True))
 
 
 def _rehearsed(chosen: Settings, found: Task, file: EventFile, span: Span, told: progress.Task) -> Report:

@@ -23,6 +23,7 @@ from training.dataset import Dataset, Objects, Span, Window, holdout_start, join
 from training.fraud_judging import COLUMNS, Judged
 from training.handbook import Fold
 from training.models import Scorer
+from training.rule_book import rule_book
 from training.selective_labels import Chances
 from training.stores import feature_store
 from training.tasks import EvaluateOptions, EventFile, Incumbent, Task, Trial
@@ -321,4 +322,5 @@ TASK = Task(
     from_file=from_file,
     learn=learn,
     evaluate=evaluate,
+    check=lambda settings: rule_book(settings.fraud),
 )

@@ -8,7 +8,6 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from features.fraud import FRAUD
 from features.state import Flags, Floats, Ints
 from infra.settings import Settings
 from ingestion.history import DAY_US
@@ -18,6 +17,7 @@ from training.dataset import Dataset, Objects
 from training.fraud_policy import Codes
 from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
+from training.rule_book import rule_book
 
 type_of_figures = dict[str, float]
 
@@ -55,7 +55,7 @@ class Judged:
     @cached_property
     def ruled(self) -> Codes:
         """What the policy's rules say of each row."""
-        rules = policy.rules_over(FRAUD.names, self.settings.fraud.rules)
+        rules = rule_book(self.settings.fraud).rules
         return rules.outcome(rules.hits(self.rows.matrix))
 
     def of_model(self, model: Scorer) -> type_of_figures:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from infra.settings import FraudPolicy, Rule
+from training.conditions import Condition, compiled
 
 Codes = NDArray[np.int8]
 
@@ -143,21 +144,29 @@ def risk_score(probability: Floats) -> Floats:
     return score
 
 
+class RuleError(UserError):
+    """A rule whose condition is refused: `position` among the policy's rules, from 0, and the reason."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(reason)
+        self.position = position
+
+
 @dataclass(frozen=True)
 class Rules:
     """The policy's rules over the columns of one feature matrix."""
 
     names: tuple[str, ...]
-    columns: Ints
-    above: Floats
-    """Hit over this, exclusive; infinite where a rule has no such limit."""
-    below: Floats
+    conditions: tuple[Condition, ...]
     outcomes: Codes
 
     def hits(self, matrix: Floats) -> Flags:
-        """Which rule (columns) hits which row, shape (n, rules); a value not known (NaN) hits nothing."""
-        values = matrix[:, self.columns]
-        return (values > self.above) | (values < self.below)
+        """Which rule (columns) hits which row, shape (n, rules); what is not known hits nothing."""
+        found = np.empty((len(matrix), len(self.names)), np.bool_)
+        with np.errstate(all="ignore"):
+            for position, condition in enumerate(self.conditions):
+                found[:, position] = condition(matrix)
+        return found
 
     def outcome(self, hits: Flags) -> Codes:
         """Code of each row's first rule that hit, `NO_RULE` if none did."""
@@ -168,20 +177,19 @@ class Rules:
 
 
 def rules_over(features: Sequence[str], rules: Sequence[Rule]) -> Rules:
-    """Compile the policy's rules. Raises UserError for a rule over a feature that does not exist."""
-    at = {name: column for column, name in enumerate(features)}
-    for rule in rules:
-        if rule.feature not in at:
-            raise UserError(
-                f"rule {rule.name}: there is no feature {rule.feature!r}; known are {', '.join(features)}."
-            )
+    """Compile the policy's rules. Raises RuleError for a condition that is no condition over the features."""
     return Rules(
         tuple(rule.name for rule in rules),
-        np.array([at[rule.feature] for rule in rules], np.int64),
-        np.array([np.inf if rule.above is None else rule.above for rule in rules]),
-        np.array([-np.inf if rule.below is None else rule.below for rule in rules]),
+        tuple(_condition(position, rule, features) for position, rule in enumerate(rules)),
         np.array([_CODE_OF[rule.outcome] for rule in rules], np.int8),
     )
+
+
+def _condition(position: int, rule: Rule, features: Sequence[str]) -> Condition:
+    try:
+        return compiled(rule.when, features)
+    except UserError as error:
+        raise RuleError(position, str(error)) from None
 
 
 def rules_alone(ruled: Codes) -> Codes:

@@ -20,6 +20,9 @@ def retrainer(
     """
     logs.setup()
     chosen, stop = settings.load(), stop_signal()
-    looking = Retrainer(chosen, [task(name) for name in only.split(",")], Desk.of(chosen))
+    tasks = [task(name) for name in only.split(",")]
+    for each in tasks:
+        each.check(chosen)
+    looking = Retrainer(chosen, tasks, Desk.of(chosen))
     ready.tell()
     looking.run(stop)

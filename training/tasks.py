@@ -4,10 +4,13 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from rich.console import RenderableType
+
+from infra import progress
 from infra.errors import UserError
-from infra.settings import Settings
+from infra.settings import RuleOutcome, Settings
 from training.dataset import Dataset, Span, Window
 from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
@@ -82,6 +85,29 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
+class BacktestOptions:
+    """What `tollgate backtest` was asked; each task takes what it knows."""
+
+    span: Span
+    file: EventFile | None = None
+    """Past events without the stack; else the history."""
+    rule: str | None = None
+    outcome: RuleOutcome = "review"
+
+
+class Backtest(Protocol):
+    """What a backtest found."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, as JSON has them."""
+        ...
+
+    def told(self) -> list[RenderableType]:
+        """The same for people, one below the other."""
+        ...
+
+
+@dataclass(frozen=True)
 class Task:
     """What the shared parts need to know of a task."""
 
@@ -98,16 +124,36 @@ class Task:
     """Known events of a file, without the stack."""
     learn: Callable[[Dataset, Incumbent | None, Settings], Trial]
     evaluate: Callable[[Settings, EvaluateOptions], dict[str, Any]]
+    check: Callable[[Settings], object] = lambda _: None
+    """Raises UserError for settings that it can't use, before any work."""
 
 
 TASKS = {"fraud": "training.fraud:TASK", "pricing": "training.pricing:TASK"}
 """Where each task is; imported when it is asked for."""
+BACKTESTS = {"fraud": "training.fraud_backtest:backtest"}
+"""Where each task's policy is tried on the past, if it can be."""
+
+type_of_backtest = Callable[[Settings, BacktestOptions, progress.Task], Backtest]
 
 
 def task(name: str) -> Task:
     """The task of that name. Raises UserError if there is none."""
     if name not in TASKS:
         raise UserError(f"expected a task, one of {', '.join(TASKS)}; came {name!r}.")
-    module, _, attribute = TASKS[name].partition(":")
-    found: Task = getattr(importlib.import_module(module), attribute)
+    found: Task = _found(TASKS[name])
     return found
+
+
+def backtest_of(name: str) -> type_of_backtest:
+    """The backtest of a task. Raises UserError if there is no such task, or it has none yet."""
+    if name in TASKS and name not in BACKTESTS:
+        raise UserError(f"there is no backtest of {name} yet, only of {', '.join(BACKTESTS)}.")
+    if name not in BACKTESTS:
+        raise UserError(f"expected a task, one of {', '.join(BACKTESTS)}; came {name!r}.")
+    found: type_of_backtest = _found(BACKTESTS[name])
+    return found
+
+
+def _found(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -22,7 +22,7 @@ from features.commands import load as load_past
 from infra import progress, settings
 from infra.errors import UserError
 from infra.progress import Display
-from infra.settings import Settings, policy_version
+from infra.settings import Settings
 from infra.stack.local import Stack
 from infra.stack.ports import free_from
 from ingestion.file_source import PastEvents
@@ -37,6 +37,7 @@ from serving.champions_watch import FEATURE_SETS, ChampionsWatch
 from serving.demo.story import midnight
 from serving.fraud import FraudDecider
 from training.champions import Champions
+from training.rule_book import rule_book
 from training.tracking import Registry
 
 PAST_DAYS = 90
@@ -174,8 +175,8 @@ def _stream(chosen: Settings, rounds: int, events: int, display: Display) -> Str
     models = ChampionsWatch(Champions(chosen.home), Registry(chosen.addresses.mlflow), FEATURE_SETS)
     models.start()
     models.refresh()  # the first look imports MLflow, for seconds, once in a worker's life
-    decider = FraudDecider(models, chosen.fraud, policy_version(chosen.fraud))
-    streamed = stream(chosen, decider, _payments("stream", count), rounds, task)
+    book = rule_book(chosen.fraud)
+    streamed = stream(chosen, FraudDecider(models, lambda: book), _payments("stream", count), rounds, task)
     models.stop()
     return streamed
 

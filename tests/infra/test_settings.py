@@ -16,14 +16,12 @@ review_cost = 4.5
 
 [[fraud.rules]]
 name = "first"
-feature = "amount"
-above = 10.0
+when = "amount > 10"
 outcome = "review"
 
 [[fraud.rules]]
 name = "second"
-feature = "amount"
-above = 20.0
+when = "amount > 20"
 outcome = "decline"
 """
 
@@ -87,9 +85,10 @@ def test_the_running_stack_says_where_servers_answer(tmp_path: Path, monkeypatch
         ("review_cost = 4.5", 'review_cost = "much"', 4, "expected a valid number"),
         ("review_cost = 4.5", "review_cost = -1", 4, "expected greater than or equal to 0, got -1"),
         ("review_cost = 4.5", "reviw_cost = 1", 4, "no such setting, did you mean `review_cost`"),
-        ('outcome = "decline"', 'outcome = "reject"', 16, "expected 'review', 'decline' or 'allow'"),
-        ("above = 20.0\n", "", 12, "expected exactly one of `above` and `below`"),
-        ('name = "second"\n', "", 12, "expected a value, nothing came"),
+        ('outcome = "decline"', 'outcome = "reject"', 14, "expected 'review', 'decline' or 'allow'"),
+        ('when = "amount > 20"', "above = 20.0", 11, "fraud.rules.1.when: expected a value, nothing came"),
+        ('when = "amount > 20"', 'when = ""', 13, "at least 1 character"),
+        ('name = "second"\n', "", 11, "expected a value, nothing came"),
         ('currency = "EUR"', 'currency = "Euro"', 1, "got 'Euro'"),
         ("[fraud]", "[fraud", 3, "expected TOML"),
     ],
@@ -101,6 +100,30 @@ def test_a_wrong_value_is_refused_with_its_line(
     sentence = refused()
     assert f"{chosen}:{line}:" in sentence or f"line {line}," in sentence
     assert reason in sentence
+
+
+def test_what_only_its_user_can_refuse_is_told_with_its_line(
+    chosen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = str(settings.refusal(("fraud", "rules", 1, "when"), "expected a fish"))
+    assert told == f"{chosen}:13: fraud.rules.1.when: expected a fish."
+    monkeypatch.setenv("TOLLGATE_FRAUD__RULES", '[{"name": "x", "when": "1 > 2", "outcome": "allow"}]')
+    told = str(settings.refusal(("fraud", "rules", 0, "when"), "expected a fish"))
+    assert told.startswith("TOLLGATE_FRAUD__RULES__0__WHEN: ")
+
+
+def test_stamps_change_when_a_file_is_written_replaced_or_removed(chosen: Path) -> None:
+    seen = [settings.stamps()]
+    assert settings.stamps() == seen[0]
+    chosen.write_text(RULES + "\n")
+    seen.append(settings.stamps())
+    other = chosen.with_name("other.toml")
+    other.write_text(RULES)
+    other.replace(chosen)
+    seen.append(settings.stamps())
+    chosen.unlink()
+    seen.append(settings.stamps())
+    assert len(set(seen)) == 4
 
 
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +144,7 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_policy_version_follows_content_not_order(chosen: Path) -> None:
     before = settings.policy_version(settings.load().fraud)
     chosen.write_text(
-        RULES.replace('name = "first"\nfeature = "amount"', 'feature = "amount"\nname = "first"')
+        RULES.replace('name = "first"\nwhen = "amount > 10"', 'when = "amount > 10"\nname = "first"')
     )
     assert settings.policy_version(settings.load().fraud) == before
     chosen.write_text(RULES.replace("4.5", "4.6"))

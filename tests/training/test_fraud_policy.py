@@ -3,10 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.errors import UserError
 from infra.settings import FraudPolicy, Rule
 from training import fraud_policy as policy
-from training.fraud_policy import APPROVE, DECLINE, NO_RULE, REVIEW
+from training.fraud_policy import APPROVE, DECLINE, NO_RULE, REVIEW, RuleError
 
 POLICY = FraudPolicy(
     chargeback_fee=15.0,
@@ -62,9 +61,9 @@ def test_the_first_rule_that_hits_decides_and_the_unknown_hits_nothing() -> None
     rules = policy.rules_over(
         ("amount", "rate"),
         (
-            Rule(name="trusted", feature="rate", below=0.01, outcome="allow"),
-            Rule(name="dear", feature="amount", above=100.0, outcome="review"),
-            Rule(name="bad", feature="rate", above=0.5, outcome="decline"),
+            Rule(name="trusted", when="rate < 0.01", outcome="allow"),
+            Rule(name="dear", when="amount > 100", outcome="review"),
+            Rule(name="bad", when="NOT rate <= 0.5", outcome="decline"),
         ),
     )
     matrix = np.array([[200.0, 0.0], [200.0, 0.9], [100.0, 0.9], [50.0, np.nan]])
@@ -78,9 +77,11 @@ def test_no_rules_say_nothing() -> None:
     assert rules.outcome(rules.hits(np.ones((2, 1)))).tolist() == [NO_RULE, NO_RULE]
 
 
-def test_a_rule_over_an_unknown_feature_is_refused() -> None:
-    with pytest.raises(UserError, match="rule x: there is no feature 'amuont'"):
-        policy.rules_over(("amount",), (Rule(name="x", feature="amuont", above=1.0, outcome="review"),))
+def test_a_refused_rule_is_told_by_its_position() -> None:
+    right = Rule(name="right", when="amount > 1", outcome="review")
+    with pytest.raises(RuleError, match="there is no feature 'amuont', did you mean `amount`") as refusal:
+        policy.rules_over(("amount",), (right, right.model_copy(update={"when": "amuont > 1"})))
+    assert refusal.value.position == 1
 
 
 def test_money_counts_what_each_decision_cost() -> None:
