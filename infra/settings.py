@@ -73,7 +73,7 @@ class FraudPolicy(Section):
     control_group_max_amount: Money
     control_group_rules: bool = False
     control_group_salt: SecretStr = SecretStr("")
-    slices: tuple[str, ...]
+    slices: tuple[str, ...] = ()
     rules: tuple[Rule, ...]
 
 

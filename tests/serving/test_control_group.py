@@ -14,6 +14,7 @@ from serving.fraud import FraudDecider, encoded
 from training.baselines import Coefficients, Linear
 from training.card import Card, Trained
 from training.models import Scorer
+from training.rule_book import rule_book
 
 N = 400
 AMOUNT = FRAUD.names.index("amount")
@@ -56,7 +57,8 @@ def decided(amount: float, share: float = 0.25, salt: str = "secret", at: slice 
     ]
     matrix = np.zeros((len(payments), len(FRAUD.names)))
     matrix[:, AMOUNT] = amount
-    decider = FraudDecider(Champion(), policy(share, salt), "v1")
+    book = rule_book(policy(share, salt))
+    decider = FraudDecider(Champion(), lambda: book)
     return [orjson.loads(encoded(each)) for each in decider.decide(payments, matrix)]
 
 

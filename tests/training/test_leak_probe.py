@@ -37,7 +37,7 @@ def test_labels_that_come_later_are_out_of_reach(day: int) -> None:
 
 def test_labels_that_never_come_are_no_labels() -> None:
     never = LABELS.slice(0, 0)
-    names = [name for name in FRAUD.names if "fraud" in name]
+    names = [name for name in FRAUD.names if "fraud" in name and not name.endswith("_run")]
     columns = [FRAUD.names.index(name) for name in names]
     assert np.isnan(features(never)[:, columns]).all()
     assert len(names) > 4
