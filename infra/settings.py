@@ -59,6 +59,8 @@ class Rule(Section):
     name: Annotated[str, Field(min_length=1)]
     when: Annotated[str, Field(min_length=1)]
     outcome: RuleOutcome
+    day_0: bool = False
+    """It decides only while there is no model."""
 
 
 class FraudPolicy(Section):

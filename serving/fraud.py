@@ -148,7 +148,7 @@ class FraudDecider:
     def _judge(self, matrix: Floats, amount: Floats, ids: Sequence[str], now: _InForce) -> _Judged:
         model, rules = now.model, now.book.rules
         hits = rules.hits(matrix)
-        ruled = rules.outcome(hits)
+        ruled = rules.outcome(hits, beside_model=model is not None)
         score = rules_scores(ruled) if model is None else model.predict(matrix)
         costs = expected_costs(score, amount, now.book.policy, now.review_price)
         codes = decide(costs, ruled)

@@ -186,7 +186,7 @@ class _Past:
         """Count what these rules hit; an earlier group's word goes before a later one's."""
         outcome = np.full(len(self.data), policies.NO_RULE, np.int8)
         for rules, hit in ruled:
-            outcome = np.where(outcome == policies.NO_RULE, rules.outcome(hit), outcome)
+            outcome = np.where(outcome == policies.NO_RULE, rules.outcome(hit, beside_model=False), outcome)
         hit_any = outcome != policies.NO_RULE
         frauds, good = hit_any & self.fraud, hit_any & ~self.fraud
         money = policies.money(policies.rules_alone(outcome), self.fraud, self.amount, self.policy)

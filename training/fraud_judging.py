@@ -54,9 +54,12 @@ class Judged:
 
     @cached_property
     def ruled(self) -> Codes:
-        """What the policy's rules say of each row."""
+        """What the policy's rules say of each row beside a model."""
+        return self._ruled(beside_model=True)
+
+    def _ruled(self, beside_model: bool) -> Codes:
         rules = rule_book(self.settings.fraud).rules
-        return rules.outcome(rules.hits(self.rows.matrix))
+        return rules.outcome(rules.hits(self.rows.matrix), beside_model)
 
     def of_model(self, model: Scorer) -> type_of_figures:
         """Ranking, calibration and money of a model's probabilities under the policy.
@@ -72,7 +75,8 @@ class Judged:
 
     def of_rules(self) -> type_of_figures:
         """The same of the rules alone."""
-        return self._ranked(policy.rules_scores(self.ruled)) | self._money(policy.rules_alone(self.ruled))
+        ruled = self._ruled(beside_model=False)
+        return self._ranked(policy.rules_scores(ruled)) | self._money(policy.rules_alone(ruled))
 
     def decisions(self, model: Scorer) -> Codes:
         """What the policy makes of a model, within each day's capacity."""

@@ -18,6 +18,11 @@ LATER_SHARE = 0.25
 """Share of the time, at its end, that a model is calibrated on before it learns from all."""
 
 
+DOUBTFUL = 0.25
+"""Rows count for the calibration whose probability is over this share of the usual one: below it nothing is
+ever decided otherwise, and yet they are nearly all and would bend the line to themselves."""
+
+
 def trees(data: Dataset) -> Model:
     """Trees that learned from all rows; not calibrated."""
     return booster.train(data.matrix, data.target, blank(data), booster.CLASSIFIER, data.weight)
@@ -48,7 +53,9 @@ def finished(model: Model, witness: Model | None, later: Dataset, policy: FraudP
     if witness is None or not len(later):
         return model
     log_odds = witness.log_odds(later.matrix)
-    platt = calibration.fit(log_odds, later.target, later.weight)
+    doubtful = log_odds >= _log_odds(DOUBTFUL * later.target.mean())
+    weight = None if later.weight is None else later.weight[doubtful]
+    platt = calibration.fit(log_odds[doubtful], later.target[doubtful], weight)
     days = max(1.0, float(later.time_us[-1] - later.time_us[0]) / DAY_US)
     amount = later.columns["amount"].astype(np.float64)
     at_stake = AtStake.of(calibration.probability(platt, log_odds), amount, days, policy)
@@ -62,6 +69,10 @@ def _extra(platt: Platt, at_stake: AtStake) -> dict[str, Any]:
         "calibration": {"slope": platt.slope, "intercept": platt.intercept},
         "at_stake": at_stake.as_json(),
     }
+
+
+def _log_odds(probability: float) -> float:
+    return float(np.log(probability / (1.0 - probability))) if probability > 0 else -np.inf
 
 
 def _later_start(data: Dataset) -> int:

@@ -159,6 +159,8 @@ class Rules:
     names: tuple[str, ...]
     conditions: tuple[Condition, ...]
     outcomes: Codes
+    day_0: Flags
+    """Which of them decide only while there is no model."""
 
     def hits(self, matrix: Floats) -> Flags:
         """Which rule (columns) hits which row, shape (n, rules); what is not known hits nothing."""
@@ -168,12 +170,18 @@ class Rules:
                 found[:, position] = condition(matrix)
         return found
 
-    def outcome(self, hits: Flags) -> Codes:
-        """Code of each row's first rule that hit, `NO_RULE` if none did."""
+    def outcome(self, hits: Flags, beside_model: bool) -> Codes:
+        """Code of each row's first rule that hit, `NO_RULE` if none did.
+
+        Args:
+            hits: of every rule, shape (n, rules).
+            beside_model: whether a model decides too, so that rules of day 0 have no say.
+        """
         if not self.names:
             return np.full(len(hits), NO_RULE, np.int8)
-        first = hits.argmax(axis=1)
-        return np.where(hits.any(axis=1), self.outcomes[first], np.int8(NO_RULE))
+        heard = hits & ~self.day_0 if beside_model else hits
+        first = heard.argmax(axis=1)
+        return np.where(heard.any(axis=1), self.outcomes[first], np.int8(NO_RULE))
 
 
 def rules_over(features: Sequence[str], rules: Sequence[Rule]) -> Rules:
@@ -182,6 +190,7 @@ def rules_over(features: Sequence[str], rules: Sequence[Rule]) -> Rules:
         tuple(rule.name for rule in rules),
         tuple(_condition(position, rule, features) for position, rule in enumerate(rules)),
         np.array([_CODE_OF[rule.outcome] for rule in rules], np.int8),
+        np.array([rule.day_0 for rule in rules], np.bool_),
     )
 
 

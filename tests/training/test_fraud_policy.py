@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from infra.settings import FraudPolicy, Rule
 from training import fraud_policy as policy
-from training.fraud_policy import APPROVE, DECLINE, NO_RULE, REVIEW, RuleError
+from training.fraud_policy import APPROVE, DECLINE, NO_RULE, REVIEW, AtStake, RuleError
 
 POLICY = FraudPolicy(
     chargeback_fee=15.0,
@@ -69,12 +69,12 @@ def test_the_first_rule_that_hits_decides_and_the_unknown_hits_nothing() -> None
     matrix = np.array([[200.0, 0.0], [200.0, 0.9], [100.0, 0.9], [50.0, np.nan]])
     hits = rules.hits(matrix)
     assert hits.tolist() == [[True, True, False], [False, True, True], [False, False, True], [False] * 3]
-    assert rules.outcome(hits).tolist() == [APPROVE, REVIEW, DECLINE, NO_RULE]
+    assert rules.outcome(hits, beside_model=True).tolist() == [APPROVE, REVIEW, DECLINE, NO_RULE]
 
 
 def test_no_rules_say_nothing() -> None:
     rules = policy.rules_over(("amount",), ())
-    assert rules.outcome(rules.hits(np.ones((2, 1)))).tolist() == [NO_RULE, NO_RULE]
+    assert rules.outcome(rules.hits(np.ones((2, 1))), beside_model=True).tolist() == [NO_RULE, NO_RULE]
 
 
 def test_a_refused_rule_is_told_by_its_position() -> None:
@@ -105,3 +105,34 @@ def test_a_row_of_weight_three_costs_and_is_reviewed_as_three_rows() -> None:
     costs, ruled = np.array([[5.0, 1.0, 3.0]] * 3), np.full(3, NO_RULE, np.int8)
     decided = policy.within_capacity(costs, ruled, np.ones(3), 4, np.array([3.0, 2.0, 1.0]))
     assert decided.tolist() == [REVIEW, DECLINE, DECLINE]
+
+
+def test_a_rule_of_day_0_has_no_say_beside_a_model() -> None:
+    rules = policy.rules_over(
+        ["x"],
+        [
+            Rule(name="first", when="x > 0", outcome="decline", day_0=True),
+            Rule(name="always", when="x > 1", outcome="review"),
+        ],
+    )
+    hits = rules.hits(np.array([[0.5], [2.0]]))
+    assert hits.tolist() == [[True, False], [True, True]]
+    assert rules.outcome(hits, beside_model=False).tolist() == [DECLINE, DECLINE]
+    assert rules.outcome(hits, beside_model=True).tolist() == [NO_RULE, REVIEW]
+
+
+def test_a_review_costs_what_the_last_one_that_finds_an_analyst_is_worth() -> None:
+    """Capacity 2 a day and one day: the third best gain is the price, and cheaper cases find no analyst."""
+    amount = np.array([1_000.0, 400.0, 200.0, 100.0, 10.0])
+    probability = np.full(5, 0.2)
+    gains = policy.review_gains(probability, amount, POLICY)
+    assert (np.diff(gains) < 0).all()
+    stake = AtStake.of(probability, amount, 1.0, POLICY)
+    assert stake.review_price(POLICY) == pytest.approx(gains[2])
+    costs = policy.expected_costs(probability, amount, POLICY, stake.review_price(POLICY) + 1e-9)
+    assert (policy.decide(costs) == REVIEW).tolist() == [True, True, False, False, False]
+    plenty = POLICY.model_copy(update={"review_capacity_per_day": 100})
+    assert stake.review_price(plenty) == 0.0
+    assert AtStake.of(probability, amount, 5.0, POLICY).review_price(POLICY) == 0.0
+    assert policy.review_price({"at_stake": stake.as_json()}, POLICY) == pytest.approx(gains[2], abs=1e-5)
+    assert policy.review_price({}, POLICY) == 0.0
