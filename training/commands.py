@@ -154,6 +154,28 @@ def backtest(
     _say(found.as_json(), as_json, lambda: Console().print(*found.told(), sep="\n", soft_wrap=True))
 
 
+def search(
+    data: Annotated[Path, typer.Option(help="File of past payments with labels, Parquet or CSV.")],
+    mapping: Annotated[Path, typer.Option(help="TOML file that says which column is which field.")],
+    until: Annotated[str, typer.Option(help="Nothing from here on is looked at, event time.")],
+    weeks: Annotated[int, typer.Option(min=1, help="How many weeks before it are judged by.")] = 3,
+    trials: Annotated[int, typer.Option(min=1, help="How many are tried; the first is today's.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Search the fraud trees' parameters in order of time: each trial learns a week and is judged two later.
+
+    Example: tollgate search --data tx.parquet --mapping handbook.toml --until 2018-06-27
+    """
+    from training.fraud import search_parameters
+
+    with progress.working("Search", silent=as_json) as told:
+        found = search_parameters(
+            settings.load(), EventFile(data, mapping), _moment(until), weeks, trials, told
+        ).as_json()
+        told.finish("done")
+    _say(found, as_json, lambda: _lines({**found.pop("parameters"), **found}))
+
+
 def _rehearsed(chosen: Settings, found: Task, file: EventFile, span: Span, told: progress.Task) -> Report:
     told.say("reading the file")
     rows = found.from_file(chosen, file, span)

@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 from features import replay
 from features.fraud import FRAUD
 from features.state import Flags, Floats
+from infra import progress
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.file_source import PastEvents
 from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
-from training import baselines, booster, fraud_model, handbook, labels, plots, selective_labels
+from training import baselines, booster, fraud_model, handbook, labels, plots, search, selective_labels
 from training.booster import Model
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
 from training.fraud_judging import COLUMNS, Judged
@@ -215,6 +216,22 @@ def evaluate_tables(
             "seconds": time.perf_counter() - began,
         }
     )
+
+
+def search_parameters(
+    settings: Settings, file: EventFile, until_us: int, weeks: int, trials: int, told: progress.Task
+) -> search.Found:
+    """Search the trees' parameters on the last weeks before a moment, each by the handbook's protocol.
+
+    Raises:
+        UserError: the file has no payments with labels in those weeks.
+    """
+    told.say("reading the file")
+    data = from_file(settings, file, Span(until_us=until_us))
+    end = until_us // DAY_US
+    starts = [end - 21 - 7 * week for week in reversed(range(weeks))]
+    folds = [_of_fold(data, Fold(train_start=start)) for start in starts]
+    return search.search(folds, booster.CLASSIFIER, trials, told.say)
 
 
 def _of_fold(data: Dataset, fold: Fold) -> tuple[Dataset, Dataset]:
