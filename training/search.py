@@ -1,4 +1,4 @@
-"""Search for the trees' parameters in order of time: learn on some days, wait for labels, judge on later days.
+"""Search for the trees' parameters in order of time: learn, wait for the labels, judge by later days.
 
 Optuna's tree-structured Parzen estimator (Akiba et al. 2019; Bergstra et al. 2011) proposes, the mean average
 precision of the folds judges. Nothing after the day that is given is looked at, so that later weeks stay
