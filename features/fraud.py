@@ -14,8 +14,9 @@ from features.state import Began, Decayed, Entity, Floats, Ints, Latest, Peak, R
 
 PAYMENT, LABEL = 0, 1
 
-LIVES = ("1h", "1d", "7d", "30d")
+LIVES = ("1d", "7d", "30d")
 LABEL_LIVES = ("1d", "7d", "30d")
+PACE_LIFE = ("1h",)
 USUAL_LIFE = ("90d",)
 """Over which a customer's usual amount is the mean."""
 
@@ -37,6 +38,7 @@ the amount that was fraud, when it was paid and when it was known (labels of fra
 
 _MONEY = (
     Decayed("amount", PAYMENT, "amount", LIVES),
+    Decayed("pace", PAYMENT, "amount", PACE_LIFE, ("n",)),
     Decayed("fraud", LABEL, "is_fraud", LABEL_LIVES, ("n", "sum")),
     Latest("paid_at", PAYMENT, "time_s", clock="paid_at"),
 )
@@ -98,6 +100,11 @@ def is_weekend(at_s: Floats) -> Floats:
     day = (at_s // DAY_S + THURSDAY) % 7
     weekend: Floats = ((day == 0) | (day == 6)).astype(np.float64)
     return weekend
+
+
+def customer_pace(customer_pace_n: Floats) -> Floats:
+    """Decayed number of the customer's payments in the last hour."""
+    return customer_pace_n
 
 
 def customer_payment_count(customer_amount_n: Floats) -> Floats:
@@ -162,6 +169,11 @@ def customer_category_familiarity(category: Floats, customer_categories: Floats)
 def customer_country_familiarity(country: Floats, customer_countries: Floats) -> Floats:
     """The same of the country."""
     return recall(customer_countries, country)
+
+
+def terminal_pace(terminal_pace_n: Floats) -> Floats:
+    """Decayed number of payments at the terminal in the last hour."""
+    return terminal_pace_n
 
 
 def terminal_payment_count(terminal_amount_n: Floats) -> Floats:
@@ -233,12 +245,11 @@ FRAUD = feature_set(
     REQUEST,
     (
         amount, online, hour_of_day, is_weekend,
-        customer_payment_count, customer_amount_mean, customer_amount_zscore, customer_amount_ratio,
-        customer_amount_peak, customer_idle_s,
-        customer_fraud_rate,
+        customer_pace, customer_payment_count, customer_amount_mean, customer_amount_zscore,
+        customer_amount_ratio, customer_amount_peak, customer_idle_s, customer_fraud_rate,
         customer_terminal_familiarity, customer_device_familiarity, customer_network_familiarity,
         customer_category_familiarity, customer_country_familiarity,
-        terminal_payment_count, terminal_amount_mean, terminal_amount_zscore, terminal_idle_s,
+        terminal_pace, terminal_payment_count, terminal_amount_mean, terminal_amount_zscore, terminal_idle_s,
         terminal_label_count, terminal_fraud_rate, terminal_fraud_known_s, terminal_fraud_amount,
         terminal_fraud_began_s, terminal_fraud_run, terminal_good_run,
     ),

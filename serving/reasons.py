@@ -47,6 +47,7 @@ _SENTENCES: dict[str, tuple[str, type_of_sentence]] = {
     "online": ("CHANNEL", lambda x, _: "paid online" if x else "paid in a store"),
     "hour_of_day": ("TIME", lambda x, _: f"paid at {int(x):02d}:{int(x % 1 * 60):02d} UTC"),
     "is_weekend": ("TIME", lambda x, _: "paid on a weekend" if x else "paid on a working day"),
+    "customer_pace": ("CUSTOMER_PACE", lambda x, life: f"{x:.1f} payments of this customer in {life}"),
     "customer_payment_count": (
         "CUSTOMER_PACE",
         lambda x, life: f"{x:.1f} payments of this customer in {life}",
@@ -74,6 +75,7 @@ _SENTENCES: dict[str, tuple[str, type_of_sentence]] = {
     "customer_network_familiarity": ("CUSTOMER_HABIT", _familiar("networks", 3)),
     "customer_category_familiarity": ("CUSTOMER_HABIT", _familiar("kinds of merchant", 3)),
     "customer_country_familiarity": ("CUSTOMER_HABIT", _familiar("countries", 3)),
+    "terminal_pace": ("TERMINAL_PACE", lambda x, life: f"{x:.1f} payments at this terminal in {life}"),
     "terminal_payment_count": (
         "TERMINAL_PACE",
         lambda x, life: f"{x:.1f} payments at this terminal in {life}",
