@@ -16,6 +16,7 @@ PAYMENT, LABEL = 0, 1
 
 LIVES = ("1d", "7d", "30d")
 LABEL_LIVES = ("1d", "7d", "30d")
+CUSTOMER_LABEL_LIFE = ("30d",)
 PACE_LIFE = ("1h",)
 USUAL_LIFE = ("90d",)
 """Over which a customer's usual amount is the mean."""
@@ -36,10 +37,9 @@ VALUES = (
 the amount that was fraud, when it was paid and when it was known (labels of frauds); the event's time; codes
 (payments). Times in seconds since 1970 UTC."""
 
-_MONEY = (
+_PAYMENTS = (
     Decayed("amount", PAYMENT, "amount", LIVES),
     Decayed("pace", PAYMENT, "amount", PACE_LIFE, ("n",)),
-    Decayed("fraud", LABEL, "is_fraud", LABEL_LIVES, ("n", "sum")),
     Latest("paid_at", PAYMENT, "time_s", clock="paid_at"),
 )
 
@@ -48,7 +48,8 @@ CUSTOMER = Entity(
     "customer_id",
     VALUES,
     (
-        *_MONEY,
+        *_PAYMENTS,
+        Decayed("fraud", LABEL, "is_fraud", CUSTOMER_LABEL_LIFE, ("n", "sum")),
         Decayed("usual", PAYMENT, "amount", USUAL_LIFE, ("n", "sum")),
         Peak("peak", PAYMENT, "amount", "10d"),
         Recent("terminals", PAYMENT, "terminal", columns=3),
@@ -63,7 +64,8 @@ TERMINAL = Entity(
     "terminal_id",
     VALUES,
     (
-        *_MONEY,
+        *_PAYMENTS,
+        Decayed("fraud", LABEL, "is_fraud", LABEL_LIVES, ("n", "sum")),
         Latest("fraud_known_at", LABEL, "fraud_known_s", clock="fraud_known_at"),
         Latest("fraud_amount", LABEL, "fraud_amount", clock="fraud_known_at"),
         Began("fraud_began_at", LABEL, "fraud_paid_s", run="fraud_run"),
