@@ -223,12 +223,12 @@ def _outcomes(names: Sequence[str], hits: Flags) -> list[list[dict[str, str]]]:
 
 
 def _missing(matrix: Floats) -> list[list[str]]:
-    """Names of the features that are not known (NaN), by row."""
-    missing: list[list[str]] = [[] for _ in matrix]
+    """Names of the features that are not known (NaN), by row; rows that miss the same share a list."""
     unknown = np.isnan(matrix)
-    for i in np.flatnonzero(unknown.any(axis=1)).tolist():
-        missing[i] = list(compress(FRAUD.names, unknown[i]))
-    return missing
+    patterns = [row.tobytes() for row in np.packbits(unknown, axis=1)]
+    first = {pattern: i for i, pattern in reversed(list(enumerate(patterns)))}
+    lists = {pattern: list(compress(FRAUD.names, unknown[i])) for pattern, i in first.items()}
+    return [lists[pattern] for pattern in patterns]
 
 
 def _described(model: Scorer | None) -> Mapping[str, str]:
