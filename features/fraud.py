@@ -38,7 +38,6 @@ the amount that was fraud, when it was paid and when it was known (labels of fra
 (payments). Times in seconds since 1970 UTC."""
 
 _PAYMENTS = (
-    Decayed("amount", PAYMENT, "amount", LIVES),
     Decayed("pace", PAYMENT, "amount", PACE_LIFE, ("n",)),
     Latest("paid_at", PAYMENT, "time_s", clock="paid_at"),
 )
@@ -49,6 +48,7 @@ CUSTOMER = Entity(
     VALUES,
     (
         *_PAYMENTS,
+        Decayed("amount", PAYMENT, "amount", LIVES),
         Decayed("fraud", LABEL, "is_fraud", CUSTOMER_LABEL_LIFE, ("n", "sum")),
         Decayed("usual", PAYMENT, "amount", USUAL_LIFE, ("n", "sum")),
         Peak("peak", PAYMENT, "amount", "10d"),
@@ -65,6 +65,7 @@ TERMINAL = Entity(
     VALUES,
     (
         *_PAYMENTS,
+        Decayed("amount", PAYMENT, "amount", LIVES, ("n", "sum")),
         Decayed("fraud", LABEL, "is_fraud", LABEL_LIVES, ("n", "sum")),
         Latest("fraud_known_at", LABEL, "fraud_known_s", clock="fraud_known_at"),
         Latest("fraud_amount", LABEL, "fraud_amount", clock="fraud_known_at"),
@@ -188,21 +189,9 @@ def terminal_amount_mean(terminal_amount_n: Floats, terminal_amount_sum: Floats)
     return ratio(terminal_amount_sum, terminal_amount_n)
 
 
-def terminal_amount_zscore(
-    amount: Floats, terminal_amount_n: Floats, terminal_amount_sum: Floats, terminal_amount_squares: Floats
-) -> Floats:
-    """How many of the terminal's usual spreads this amount lies above its usual mean."""
-    return _zscore(amount, terminal_amount_n, terminal_amount_sum, terminal_amount_squares)
-
-
 def terminal_idle_s(at_s: Floats, terminal_paid_at: Floats) -> Floats:
     """Seconds since the terminal's last payment; NaN before the first, 0 for a late one."""
     return np.maximum(at_s - terminal_paid_at, 0.0)
-
-
-def terminal_label_count(terminal_fraud_n: Floats) -> Floats:
-    """Decayed number of the terminal's labels that have arrived."""
-    return terminal_fraud_n
 
 
 def terminal_fraud_rate(terminal_fraud_n: Floats, terminal_fraud_sum: Floats) -> Floats:
@@ -251,8 +240,8 @@ FRAUD = feature_set(
         customer_amount_ratio, customer_amount_peak, customer_idle_s, customer_fraud_rate,
         customer_terminal_familiarity, customer_device_familiarity, customer_network_familiarity,
         customer_category_familiarity, customer_country_familiarity,
-        terminal_pace, terminal_payment_count, terminal_amount_mean, terminal_amount_zscore, terminal_idle_s,
-        terminal_label_count, terminal_fraud_rate, terminal_fraud_known_s, terminal_fraud_amount,
+        terminal_pace, terminal_payment_count, terminal_amount_mean, terminal_idle_s,
+        terminal_fraud_rate, terminal_fraud_known_s, terminal_fraud_amount,
         terminal_fraud_began_s, terminal_fraud_run, terminal_good_run,
     ),
 )  # fmt: skip

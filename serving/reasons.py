@@ -29,10 +29,6 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _unusual(whose: str) -> type_of_sentence:
-    return lambda x, life: f"{abs(x):.1f} spreads {'above' if x > 0 else 'below'} what {whose} in {life}"
-
-
 def _familiar(what: str, most: int) -> type_of_sentence:
     def sentence(x: float, _: str) -> str:
         if x >= most:
@@ -57,7 +53,12 @@ _SENTENCES: dict[str, tuple[str, type_of_sentence]] = {
         "CUSTOMER_AMOUNT",
         lambda x, life: f"this customer usually pays {x:.2f} ({life})",
     ),
-    "customer_amount_zscore": ("CUSTOMER_AMOUNT", _unusual("this customer pays")),
+    "customer_amount_zscore": (
+        "CUSTOMER_AMOUNT",
+        lambda x, life: (
+            f"{abs(x):.1f} spreads {'above' if x > 0 else 'below'} what this customer pays in {life}"
+        ),
+    ),
     "customer_amount_ratio": (
         "CUSTOMER_AMOUNT",
         lambda x, _: f"{x:.1f} times what this customer usually pays",
@@ -85,8 +86,6 @@ _SENTENCES: dict[str, tuple[str, type_of_sentence]] = {
         "TERMINAL_AMOUNT",
         lambda x, life: f"usual amount at this terminal is {x:.2f} ({life})",
     ),
-    "terminal_amount_zscore": ("TERMINAL_AMOUNT", _unusual("this terminal takes")),
-    "terminal_label_count": ("TERMINAL_RISK", lambda x, life: f"{x:.1f} settled payments here in {life}"),
     "terminal_fraud_rate": (
         "TERMINAL_RISK",
         lambda x, life: f"{100 * x:.0f} % of this terminal's settled payments were fraud in {life}",

@@ -105,7 +105,7 @@ def test_the_first_hour_of_a_client(api: httpx.Client) -> None:
 
     fraud = {"transaction_id": "t-1", "label": "fraud", "label_time": now(), "source": "analyst"}
     assert api.post("/v1/labels", json=fraud).status_code == 202
-    until(lambda: counted(dry_run(api), "terminal_label_count_30d") > 0.9)
+    until(lambda: counted(dry_run(api), "terminal_fraud_rate_30d") > 0.9)
 
 
 @in_containers

@@ -15,9 +15,7 @@ from training.conditions import compiled
 
 pytestmark = pytest.mark.servers
 
-RULE = (
-    "customer_payment_count_1d > 0.5 AND amount > 40 OR terminal_label_count_1d IS NOT NULL AND amount > 90"
-)
+RULE = "customer_payment_count_1d > 0.5 AND amount > 40 OR terminal_fraud_rate_1d IS NOT NULL AND amount > 90"
 
 
 def test_history_and_stream_agree(

@@ -157,7 +157,7 @@ def test_features_are_those_known_at_each_payment(
     file: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first label comes after a week; by noon eleven payments find one at their terminal."""
-    rule = ["--rule", "terminal_label_count_30d > 0"]
+    rule = ["--rule", "terminal_fraud_rate_30d IS NOT NULL"]
     assert cli.run(["backtest", *rule, *file, "--until", "2024-03-15T12:00:00Z", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hits"] == 11
 
