@@ -231,8 +231,9 @@ def _print(result: Benched) -> None:
     for heading in ("", "requests/s", "p50 ms", "p99 ms", "of the floor", "of the tutorial way"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, loads in result.loads.items():
+        same = CONTENDERS[name].connections == CONNECTIONS
         ratios = f"{result.ratio(name, 'floor'):.2f}", f"{result.ratio(name, 'tutorial'):.1f}"
-        table.add_row(CONTENDERS[name].title, *_medians(loads), *ratios)
+        table.add_row(CONTENDERS[name].title, *_medians(loads), *(ratios if same else ()))
     console.print(table)
     console.print(f"With reasons p99 is {result.slower('explained', 'alone'):.2f} times that without.")
     stream_table = Table(
