@@ -44,7 +44,7 @@ CLASSIFIER: Parameters = {
     "min_data_in_leaf": 100,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
-    "feature_fraction": 0.7,
+    "feature_fraction": 0.5,
     "lambda_l2": 5.0,
 }
 """Fine bins and strong regularisation for rare positives. No class weights: scores stay calibrated.
@@ -52,7 +52,8 @@ CLASSIFIER: Parameters = {
 On four weeks of the Fraud Detection Handbook's data 4,000 bins have the average precision of 20,000 (0.712,
 0.713) in a third of the time; 1,000 have 0.710. On three earlier weeks (from 2018-05-16, 05-30, 06-13) ten
 settings between 80 and 320 trees of 6 to 24 leaves came within 1.5 % of each other (`tollgate search`), so
-these are among the smallest, which decide and explain fastest: 0.771, as 160 trees of 15 leaves have.
+these are among the smallest, which decide and explain fastest: 0.771, as 160 trees of 15 leaves have. Over
+five such weeks half of the features a tree has a card precision@100 of 0.319, seven tenths 0.318.
 """
 
 
