@@ -211,6 +211,7 @@ def evaluate_tables(
         | found
         | {
             "card_precision_at_100_ceiling": judged.card_precision(test.target),
+            "rules_cost": judged.of_rules()["expected_cost"],
             "n_train": len(train),
             "n_test": len(test),
             "seconds": time.perf_counter() - began,
