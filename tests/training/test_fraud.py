@@ -166,7 +166,7 @@ def test_a_fold_of_the_handbook(chosen: Settings, events: PastEvents) -> None:
         "expected_cost",
     } <= found.keys()
     assert found["average_precision"] > 0.3
-    assert found["expected_cost"] < found["rules_cost"] < found["cost_approve_all"]
+    assert found["expected_cost"] < min(found["rules_cost"], found["cost_approve_all"])
     assert 0 < found["card_precision_at_100"] <= found["card_precision_at_100_ceiling"] <= 1
 
 
