@@ -76,6 +76,7 @@ def test_later_labels_change_nothing_that_was_learned(chosen: Settings, events: 
     assert honest.version == probed.version
 
 
+@pytest.mark.slow
 def test_transactions_whose_labels_disagree_are_counted_and_told(
     chosen: Settings, events: PastEvents, small: None
 ) -> None:
@@ -112,6 +113,7 @@ def test_the_first_model_beats_the_rules_and_says_so(data: Dataset, first: Trial
     assert trial.figures["cost.png"].startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_same_data_again_do_not_beat_the_champion(chosen: Settings, data: Dataset, first: Trial) -> None:
     trial = fraud.learn(data, Incumbent("1", first.model), chosen)
     verdict = judge(trial.comparisons, trial.evidence, chosen.gate.min_gain)
@@ -120,6 +122,7 @@ def test_the_same_data_again_do_not_beat_the_champion(chosen: Settings, data: Da
     assert trial.notes == ("champion 1 has learned from part of the test window, which favours it",)
 
 
+@pytest.mark.slow
 def test_the_simple_model_stays_unless_trees_are_better_by_the_margin(
     chosen: Settings, data: Dataset, first: Trial
 ) -> None:
@@ -134,6 +137,7 @@ def test_the_simple_model_stays_unless_trees_are_better_by_the_margin(
     assert "logistic regression stays" in trial.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_champion_of_other_features_is_not_compared(chosen: Settings, data: Dataset, first: Trial) -> None:
     old = Model(first.model.text, replace(first.model.card, feature_hash="old"))

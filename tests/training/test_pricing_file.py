@@ -77,6 +77,7 @@ def test_the_answer_as_json(tmp_path: Path, chosen: Settings) -> None:
     assert found["rows"] == 600
 
 
+@pytest.mark.slow
 def test_a_price_for_every_row_in_order(tmp_path: Path, chosen: Settings) -> None:
     """Elasticity -2: revenue is best at the cheapest price, margin at twice the cost."""
     rng = np.random.default_rng(3)
