@@ -206,7 +206,8 @@ def dry_run(api: httpx.Client) -> dict[str, Any]:
 
 
 def counted(decision: Mapping[str, Any], feature: str) -> float:
-    return float(decision["features"][feature])
+    """0 for what is not known yet."""
+    return float(decision["features"][feature] or 0.0)
 
 
 def product(api: httpx.Client) -> dict[str, Any]:
