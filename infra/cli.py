@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,11 @@ PROCESSES = {
 }
 
 
+NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "FEAST_USAGE": "False"}
+"""Nothing of ours calls home. Without an answer MLflow's thread for it takes its variable out of the environment
+at any moment, and who copies the environment just then fails."""
+
+
 def main() -> None:
     """Run the command line with this process's arguments and exit with its code."""
     sys.exit(run(sys.argv[1:]))
@@ -62,6 +68,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one verb and give its exit code: 0 done, 1 failed, 2 called wrongly, 130 interrupted."""
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
     try:
         return _dispatch(list(arguments))
     except UserError as error:

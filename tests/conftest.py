@@ -1,6 +1,7 @@
 """One real stack for all tests that ask for it, and a log and a store that are empty for each of them."""
 
 import fcntl
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from infra.cli import NO_TELEMETRY
 from infra.settings import Settings, load
 from infra.stack.local import Stack
 from infra.stack.parts import PARTS
 
 if TYPE_CHECKING:
     from tests.servers import Servers
+
+
+os.environ.update(NO_TELEMETRY)  # as the command line does, before anything imports MLflow
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The command line: the list, wrong calls, failures, Ctrl-C."""
 
+import os
 import subprocess
 import sys
 import time
@@ -107,3 +108,10 @@ def test_every_verb_of_the_stack_explains_itself(name: str, capsys: pytest.Captu
     text = capsys.readouterr().out
     assert f"Example: tollgate {name}" in text
     assert "--json" in text
+
+
+def test_nothing_calls_home_unless_somebody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    monkeypatch.setenv("DO_NOT_TRACK", "false")
+    assert cli.run(["--version"]) == 0
+    assert (os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["DO_NOT_TRACK"]) == ("true", "false")
