@@ -57,8 +57,8 @@ PROCESSES = {
 
 
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "FEAST_USAGE": "False"}
-"""Nothing of ours calls home. Without an answer MLflow's thread for it takes its variable out of the environment
-at any moment, and who copies the environment just then fails."""
+"""Nothing of ours calls home. Where nobody answers, MLflow's thread for it takes its variable out of the
+environment at any moment, and who copies the environment just then fails."""
 
 
 def main() -> None:
