@@ -289,7 +289,6 @@ def test_done_has_the_latest_verdict_first_and_pages(desk: Desk) -> None:
         b'{"label": "fraud", "revise": "yes"}',
         b'{"label": "fraud", "label_time": "yesterday"}',
         orjson.dumps({"label": "fraud", "note": "x" * 2_001}),
-        b'{"label": "fraud", "label_time": "2999-01-01T00:00:00Z"}',
     ],
 )
 def test_what_is_no_verdict_is_refused(desk: Desk, body: bytes) -> None:
@@ -298,6 +297,13 @@ def test_what_is_no_verdict_is_refused(desk: Desk, body: bytes) -> None:
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     assert desk.published("r-1") == []
+
+
+def test_a_verdict_from_after_tomorrow_is_refused(desk: Desk) -> None:
+    desk.pay({"r-2": 1_500.0})
+    answer = desk.judge("r-2", "fraud", label_time=wire_time(datetime.now(UTC) + timedelta(days=2)))
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert desk.published("r-2") == []
 
 
 def test_a_verdict_on_the_unknown_is_a_404(desk: Desk) -> None:
