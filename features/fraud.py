@@ -30,12 +30,10 @@ CODES = {
 }
 """Columns of codes, and the payment's text field that each is the code of."""
 
-VALUES = (
-    "amount", "is_fraud", "is_good", "fraud_amount", "fraud_paid_s", "fraud_known_s", "time_s", *CODES,
-)  # fmt: skip
+VALUES = ("amount", "is_fraud", "is_good", "fraud_amount", "fraud_paid_s", "fraud_known_s", "time_s")
 """Columns of an event's value matrix: amount (payments); whether it was fraud, whether not, 1 or 0 (labels);
-the amount that was fraud, when it was paid and when it was known (labels of frauds); the event's time; codes
-(payments). Times in seconds since 1970 UTC."""
+the amount that was fraud, when it was paid and when it was known (labels of frauds); the event's time. All
+times in seconds since 1970 UTC. A customer's events have `CODES` after them; a terminal needs none."""
 
 _PAYMENTS = (
     Decayed("pace", PAYMENT, "amount", PACE_LIFE, ("n",)),
@@ -45,7 +43,7 @@ _PAYMENTS = (
 CUSTOMER = Entity(
     "customer",
     "customer_id",
-    VALUES,
+    (*VALUES, *CODES),
     (
         *_PAYMENTS,
         Decayed("amount", PAYMENT, "amount", LIVES),
@@ -256,7 +254,7 @@ def event_values(
     paid_at_us: Floats,
     codes: Mapping[str, Floats],
 ) -> Floats:
-    """Value matrix of payments and labels in the order of `VALUES`, shape (n, len(VALUES)).
+    """Value matrix of payments and labels in the order of `VALUES`, then of `codes`, shape (n, columns).
 
     Args:
         kind: `PAYMENT` or `LABEL`.
@@ -264,7 +262,7 @@ def event_values(
         label: "fraud" or "legitimate"; None for payments.
         event_time_us: of the payment, or of the label's arrival.
         paid_at_us: of the payment that a label tells of.
-        codes: columns of `CODES`.
+        codes: columns of `CODES`, or nothing where only terminals are folded.
     """
     is_fraud = np.array([np.nan if each is None else float(each == "fraud") for each in label])
     time_s = event_time_us / 1e6
@@ -278,7 +276,7 @@ def event_values(
             np.where(known, paid_at_us / 1e6, np.nan),
             np.where(known, time_s, np.nan),
             time_s,
-            *(codes[name] for name in CODES),
+            *(codes[name] for name in CODES if codes),
         ]
     )
 

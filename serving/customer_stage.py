@@ -1,6 +1,6 @@
 """Second stage: each event counts once, and leaves for its terminal with what was known of the customer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 
 import numpy as np
@@ -51,7 +51,7 @@ class CustomerStage(Memoryless):
         work.count("duplicates", len(arrived) - len(batch))
         work.count("labels_contradicting", told.contradicting)
         if len(batch):
-            folded = self._fold(batch, values_of(batch))
+            folded = self._fold(batch, values_of(batch, codes_of_rows(batch.rows)))
             work.outputs += self._onward(batch, folded.folded)
             work.writes += folded.writes
             work.writes += mark_seen([seen_keys[i] for i in fresh], _entries(batch), self._remember_s)
@@ -87,15 +87,15 @@ class CustomerStage(Memoryless):
         work.count("labels_adopted", len(rows))
 
 
-def values_of(batch: StreamBatch) -> Floats:
-    """What payments and labels bring to a state, in the order of the fraud entities' `VALUES`."""
+def values_of(batch: StreamBatch, codes: Mapping[str, Floats]) -> Floats:
+    """What payments and labels bring to a state, as `event_values` has it."""
     return event_values(
         batch.integers("kind"),
         batch.numbers("amount"),
         batch.strings("label"),
         batch.integers("event_time_us"),
         batch.numbers("paid_at_us"),
-        codes_of_rows(batch.rows),
+        codes,
     )
 
 

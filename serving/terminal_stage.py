@@ -77,7 +77,7 @@ class TerminalStage:
         batch = arrived.take(self._new(arrived))
         work.count("repeated", len(arrived) - len(batch))
         if len(batch):
-            folded = self._fold(batch, values_of(batch))
+            folded = self._fold(batch, values_of(batch, codes={}))
             work.writes += folded.writes
             work.accepted_ms += batch.integers("appended_ms").tolist()
             paid = np.flatnonzero(batch.integers("kind") == PAYMENT)

@@ -18,7 +18,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 
 from features.connection import Connection, StoreError, type_of_command
-from features.fraud import CUSTOMER, TERMINAL
+from features.fraud import CUSTOMER, TERMINAL, codes_of_rows
 from features.online import Codec
 from features.state import Entity, Events, States, codes_of, fold
 from ingestion.broker import Consumer
@@ -294,5 +294,9 @@ def folded(entity: Entity, batch: StreamBatch) -> tuple[list[str], States]:
     kind, time_us = batch.integers("kind"), batch.integers("event_time_us")
     codes, ids = codes_of(batch.strings(entity.key))
     states = States.cold(entity, len(ids))
-    fold(entity, states, Events(kind, time_us, codes, batch.position, values_of(batch)))
+    fold(
+        entity,
+        states,
+        Events(kind, time_us, codes, batch.position, values_of(batch, codes_of_rows(batch.rows))),
+    )
     return ids, states
