@@ -239,12 +239,16 @@ def _print(result: Benched) -> None:
     stream_table = Table(
         title=f"Stream: {result.streamed.events_per_s:,.0f} payments/s decided by one worker"
     )
+    stream_table.caption = "rounds: " + ", ".join(
+        f"{each.events_per_s:,.0f}/s ({each.stolen:.0%} stolen)" for each in result.streamed.rounds
+    )
     stream_table.add_column("stage")
     stream_table.add_column("share of time", justify="right")
     stream_table.add_column("µs a payment", justify="right")
     for stage, share in result.streamed.shares().items():
         stream_table.add_row(stage, f"{share:.0%}", f"{share * 1e6 / result.streamed.events_per_s:.1f}")
     console.print(stream_table)
+    console.print("Stolen: share of the cores' time that a virtual machine's host gave to others.")
     console.print(f"Backfill: {result.backfill_rows_per_s:,.0f} payments/s, each with its label.")
     console.print(
         "Simulators: " + ", ".join(f"{step} {rate:,.0f}/s" for step, rate in result.simulated_per_s.items())

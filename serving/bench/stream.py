@@ -1,11 +1,14 @@
 """One stream worker at work, and where its time goes."""
 
 import gc
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
+
+import psutil
 
 from infra.errors import UserError
 from infra.progress import Task
@@ -48,6 +51,8 @@ class Round:
     events_per_s: float
     seconds: dict[str, float]
     """By stage of the loop."""
+    stolen: float
+    """Share of all cores' time that the machine's host gave to others meanwhile; 0 where it does not say."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,18 @@ def _round(
 ) -> Round:
     counter.seconds.clear()
     _send(chosen, payments)
-    start = time.perf_counter()
+    start, stolen_before = time.perf_counter(), _stolen_s()
     _until(worker.turn, counter, counter.counts.get("decisions", 0) + len(payments))
     seconds = time.perf_counter() - start
+    stolen = (_stolen_s() - stolen_before) / seconds / (os.cpu_count() or 1)
     task.advance(len(payments))
-    return Round(len(payments), len(payments) / seconds, dict(counter.seconds))
+    return Round(len(payments), len(payments) / seconds, dict(counter.seconds), stolen)
+
+
+def _stolen_s() -> float:
+    """Seconds since its start in which a core of this virtual machine was wanted here and served others."""
+    seconds: float = getattr(psutil.cpu_times(), "steal", 0.0)  # Linux alone knows
+    return seconds
 
 
 def _send(chosen: Settings, payments: Sequence[type_of_payment]) -> None:
