@@ -64,7 +64,7 @@ class _Judged:
     propensity: Sequence[float]
     model: Mapping[str, str]
     asked: Sequence[int]
-    """Rows that a person may ask about: all that is not simply approved."""
+    """Rows that a person may ask about: all that is not simply approved, unless more was asked for."""
     contributions: Iterator[Floats] | None
     """TreeSHAP of those rows in log odds, in parts; None from the rules, which are reasons themselves."""
     usual: Sequence[float]
@@ -100,6 +100,7 @@ class FraudDecider:
         matrix: Floats,
         features_ms: float = 0.0,
         degraded: bool = False,
+        explain: bool = False,
     ) -> list[dict[str, Any]]:
         """One decision a payment, in order, as `POST /v1/fraud/score` answers it, with the features it used.
 
@@ -108,11 +109,13 @@ class FraudDecider:
             matrix: features in the order of `FRAUD.names`, shape (n, features).
             features_ms: what reading the features took, for `latency_ms`.
             degraded: the features are not those of the store, because it did not answer.
+            explain: give reasons to all, also to those that are simply approved.
         """
         start = time.perf_counter()
         amount = np.array([float(each["amount"]) for each in payments])
         now = self._in_force()
-        judged = self._judge(matrix, amount, [each["transaction_id"] for each in payments], now)
+        ids = [each["transaction_id"] for each in payments]
+        judged = self._judge(matrix, amount, ids, now, explain)
         rows, missing = matrix.tolist(), _missing(matrix)
         decisions = [
             self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
@@ -145,7 +148,9 @@ class FraudDecider:
             self._last = _InForce(book, model, ControlGroup(book.policy), price)
         return self._last
 
-    def _judge(self, matrix: Floats, amount: Floats, ids: Sequence[str], now: _InForce) -> _Judged:
+    def _judge(
+        self, matrix: Floats, amount: Floats, ids: Sequence[str], now: _InForce, explain: bool
+    ) -> _Judged:
         model, rules = now.model, now.book.rules
         hits = rules.hits(matrix)
         ruled = rules.outcome(hits, beside_model=model is not None)
@@ -153,7 +158,7 @@ class FraudDecider:
         costs = expected_costs(score, amount, now.book.policy, now.review_price)
         codes = decide(costs, ruled)
         admission = now.control_group.admit(codes, ruled, ids, amount)
-        asked = np.flatnonzero(codes != APPROVE)
+        asked = np.flatnonzero((codes != APPROVE) | explain)
         return _Judged(
             score.tolist(),
             risk_score(score).tolist(),

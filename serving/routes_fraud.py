@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -16,18 +16,13 @@ from serving import label_log
 from serving.direct_route import DirectRoute
 from serving.problems import Problem
 from serving.reviews import Case
-from serving.scoring import outgoing
+from serving.scoring import Asked, outgoing
 from serving.services import Services, UsesServices
 
 MOST_AT_ONCE = 1_000
 JSON = "application/json"
-DRY_RUN = {
-    "name": "dry_run",
-    "in": "query",
-    "schema": {"type": "boolean", "default": False, "title": "Dry Run"},
-    "description": "Publish nothing.",
-}
-"""OpenAPI's description of the parameter of a call that the framework does not read for us."""
+DRY_RUN = "Publish nothing."
+EXPLAIN = "Give reasons for what is simply approved, too; a decision that was made before stays as it is."
 E = TypeVar("E", bound=BaseModel)
 
 router = APIRouter(prefix="/v1", tags=["fraud"])
@@ -41,26 +36,36 @@ def body_of(model: type[BaseModel], many: bool = False) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
+def flag(name: str, description: str) -> dict[str, Any]:
+    """OpenAPI's description of a parameter that the route reads itself; not given is false."""
+    schema = {"type": "boolean", "default": False, "title": name}
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
 def answer(content: Any, status: int = HTTPStatus.OK) -> Response:
     """JSON; NaN becomes null."""
     return Response(orjson.dumps(content), status, media_type=JSON)
 
 
 async def post_score(request: Request) -> Response:
-    """Decide one transaction, and publish it with its decision; with `dry_run` nothing is published."""
+    """Decide one transaction, and publish it with its decision; with `dry_run` nothing is published.
+
+    Reasons come with what is not simply approved, with `explain` also with what is.
+    """
     services: Services = request.app.state.services
     body = await request.body()
     start = time.perf_counter()
     event = Transaction.model_validate_json(body)
     refuse_future([event])
     services.measures.stages("score", {"parse": time.perf_counter() - start})
-    return Response(await services.scoring.score(event, _dry_run(request)), media_type=JSON)
+    asked = Asked(_asked(request, "dry_run"), _asked(request, "explain"))
+    return Response(await services.scoring.score(event, asked), media_type=JSON)
 
 
-def _dry_run(request: Request) -> bool:
-    value = request.query_params.get("dry_run", "false").lower()
+def _asked(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "false").lower()
     if value not in ("true", "false"):
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"dry_run: expected true or false, came {value!r}")
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{name}: expected true or false, came {value!r}")
     return value == "true"
 
 
@@ -69,7 +74,7 @@ router.add_api_route(
     post_score,
     methods=["POST"],
     route_class_override=DirectRoute,
-    openapi_extra=body_of(Transaction) | {"parameters": [DRY_RUN]},
+    openapi_extra=body_of(Transaction) | {"parameters": [flag("dry_run", DRY_RUN), flag("explain", EXPLAIN)]},
 )
 
 
@@ -90,10 +95,15 @@ async def post_labels(request: Request, services: UsesServices) -> Response:
 
 
 @router.post("/fraud/score/batch", openapi_extra=body_of(Transaction, many=True))
-async def post_score_batch(request: Request, services: UsesServices, dry_run: bool = False) -> Response:
+async def post_score_batch(
+    request: Request,
+    services: UsesServices,
+    dry_run: Annotated[bool, Query(description=DRY_RUN)] = False,
+    explain: Annotated[bool, Query(description=EXPLAIN)] = False,
+) -> Response:
     """Decide at most 1,000 transactions; each on what was known before the call."""
     events = parse_many(await request.body(), Transaction)
-    decisions = await services.scoring.decide(events, dry_run)
+    decisions = await services.scoring.decide(events, Asked(dry_run, explain))
     return Response(b"[" + b",".join(decisions) + b"]", media_type=JSON)
 
 

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from itertools import product, starmap
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,15 @@ from serving.router import DECISION_HEADER
 from serving.stage import Outgoing
 
 
+class Asked(NamedTuple):
+    """How a decision was asked for."""
+
+    dry_run: bool = False
+    """Publish nothing."""
+    explain: bool = False
+    """Give reasons for what is simply approved, too."""
+
+
 class Scoring:
     """Decides transactions on what the feature store knows now."""
 
@@ -33,41 +43,48 @@ class Scoring:
         self._decider = decider
         self._measures = measures
         self._customers, self._terminals = Codec(CUSTOMER), Codec(TERMINAL)
-        self._published = MicroBatch(self.decide)
-        self._dry = MicroBatch(partial(self.decide, dry_run=True))
+        self._together = {
+            asked: MicroBatch(partial(self.decide, asked=asked))
+            for asked in starmap(Asked, product((False, True), repeat=2))
+        }
 
-    async def score(self, event: Transaction, dry_run: bool = False) -> bytes:
+    async def score(self, event: Transaction, asked: Asked) -> bytes:
         """JSON of one decision, made together with those that others ask for at the same time."""
-        return await (self._dry if dry_run else self._published).ask(event)
+        return await self._together[asked].ask(event)
 
-    async def decide(self, events: Sequence[Transaction], dry_run: bool = False) -> list[bytes]:
+    async def decide(self, events: Sequence[Transaction], asked: Asked) -> list[bytes]:
         """JSON of each decision: the one there was before, or a new one, which is published.
 
         A transaction that is asked for twice is decided once; with `dry_run` each is decided anew.
         """
         start = time.perf_counter()
         states, known, degraded = await self._look_up(events)
-        if dry_run:
-            return self._decided(events, states, start, degraded)
+        if asked.dry_run:
+            return self._decided(events, states, start, degraded, asked.explain)
         decided = {event.transaction_id: value for event, value in zip(events, known, strict=True) if value}
         rows = {event.transaction_id: i for i, event in reversed(list(enumerate(events)))}  # first copies
         fresh = [i for name, i in rows.items() if name not in decided]
         if fresh:
-            asked = [events[i] for i in fresh]
+            new = [events[i] for i in fresh]
             before = {name: each[fresh] for name, each in states.items()}
-            values = self._decided(asked, before, start, degraded)
-            await self._publish(asked, values)
-            decided |= {event.transaction_id: value for event, value in zip(asked, values, strict=True)}
+            values = self._decided(new, before, start, degraded, asked.explain)
+            await self._publish(new, values)
+            decided |= {event.transaction_id: value for event, value in zip(new, values, strict=True)}
         return [decided[event.transaction_id] for event in events]
 
     def _decided(
-        self, events: Sequence[Transaction], states: dict[str, Floats], start: float, degraded: bool
+        self,
+        events: Sequence[Transaction],
+        states: dict[str, Floats],
+        start: float,
+        degraded: bool,
+        explain: bool,
     ) -> list[bytes]:
         """JSON of a new decision on each, given the states before it."""
         payments = [_payment(event) for event in events]
         matrix = _matrix(payments, states)
         features_ms = (time.perf_counter() - start) * 1e3
-        decisions = self._decider.decide(payments, matrix, features_ms, degraded)
+        decisions = self._decider.decide(payments, matrix, features_ms, degraded, explain)
         self._measure(decisions)
         return [encoded(each) for each in decisions]
 

@@ -1,7 +1,7 @@
 """How fraud models are measured on payments whose truth is known: ranking, calibration, money, fairness."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -35,6 +35,13 @@ class Judged:
 
     rows: Dataset
     settings: Settings
+    _predicted: dict[Scorer, Floats] = field(default_factory=dict, repr=False)
+
+    def probability(self, model: Scorer) -> Floats:
+        """Of fraud, by a model, of each row; every measure begins with it, so it is computed once."""
+        if model not in self._predicted:
+            self._predicted[model] = model.predict(self.rows.matrix)
+        return self._predicted[model]
 
     @cached_property
     def fraud(self) -> Flags:
@@ -66,9 +73,10 @@ class Judged:
 
         `best_threshold_cost` is that of declining over one threshold, the best that hindsight finds.
         """
-        threshold_costs = self._threshold_costs(model.predict(self.rows.matrix))
+        probability = self.probability(model)
+        threshold_costs = self._threshold_costs(probability)
         return (
-            self._ranked(model.predict(self.rows.matrix))
+            self._ranked(probability)
             | self._money(self.decisions(model))
             | {"best_threshold_cost": float(threshold_costs.min()), "review_price": self._price(model)}
         )
@@ -80,8 +88,9 @@ class Judged:
 
     def decisions(self, model: Scorer) -> Codes:
         """What the policy makes of a model, within each day's capacity."""
-        probability = model.predict(self.rows.matrix)
-        costs = policy.expected_costs(probability, self.amount, self.settings.fraud, self._price(model))
+        costs = policy.expected_costs(
+            self.probability(model), self.amount, self.settings.fraud, self._price(model)
+        )
         capacity = self.settings.fraud.review_capacity_per_day
         return policy.within_capacity(costs, self.ruled, self.day, capacity, self.rows.weight)
 
@@ -143,7 +152,7 @@ class Judged:
         """Reliability, cost and slices of a model, `levels` beside its cost; nothing without rows."""
         if not len(self.rows):
             return {}
-        score = model.predict(self.rows.matrix)
+        score = self.probability(model)
         curve = metrics.calibration(self.rows.target, score, weight=self.rows.weight)
         return {
             "calibration.png": plots.calibration_curve(curve, name),
@@ -170,7 +179,7 @@ class Judged:
     def _sliced(
         self, model: Scorer, slices: Mapping[str, Objects], separator: str = ":"
     ) -> dict[str, type_of_figures]:
-        rows, probability = self.rows, model.predict(self.rows.matrix)
+        rows, probability = self.rows, self.probability(model)
         decisions = self.decisions(model)
         return {
             f"{name}{separator}{value}": figures

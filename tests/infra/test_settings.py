@@ -89,6 +89,7 @@ def test_the_running_stack_says_where_servers_answer(tmp_path: Path, monkeypatch
         ('when = "amount > 20"', "above = 20.0", 11, "fraud.rules.1.when: expected a value, nothing came"),
         ('when = "amount > 20"', 'when = ""', 13, "at least 1 character"),
         ('name = "second"\n', "", 11, "expected a value, nothing came"),
+        ('name = "second"', 'name = "first"', 3, "a name of its own for each rule, two are called 'first'"),
         ('currency = "EUR"', 'currency = "Euro"', 1, "got 'Euro'"),
         ("[fraud]", "[fraud", 3, "expected TOML"),
     ],

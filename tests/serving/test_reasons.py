@@ -7,10 +7,13 @@ import pytest
 
 from features.fraud import FRAUD
 from features.state import Floats
+from infra import settings
+from serving.fraud import PAYMENT_FIELDS, FraudDecider
 from serving.reasons import MOST, explained
 from training import booster
 from training.booster import Model
 from training.card import Card, Trained
+from training.rule_book import rule_book
 
 NOWHERE = (math.nan,) * len(FRAUD.names)
 
@@ -80,3 +83,28 @@ def test_lives_of_one_thing_are_one_reason() -> None:
         "contribution": pytest.approx(1.9),
         "text": "21 % of this terminal's settled payments were fraud in 7 days",
     }
+
+
+class Champion:
+    """A model that knows what it learned."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def current(self, task: str) -> Model:
+        return self._model
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_what_is_simply_approved_has_reasons_if_they_are_asked_for(model: Model, explain: bool) -> None:
+    matrix = np.zeros((1, len(FRAUD.names)))
+    free = {"chargeback_fee": 0.0, "loss_share": 0.0, "rules": ()}  # approving costs nothing
+    book = rule_book(settings.load().fraud.model_copy(update=free))
+    paid = dict.fromkeys(PAYMENT_FIELDS, "x") | {"event_time_us": 0, "amount": 1.0}
+    (decision,) = FraudDecider(Champion(model), lambda: book).decide([paid], matrix, explain=explain)
+    assert decision["policy_decision"] == "approve"
+    assert ("explanation" in decision) == explain
+    if explain:
+        pushed = sum(each["contribution"] for each in decision["reasons"])
+        log_odds = math.log(decision["score"] / (1 - decision["score"]))
+        assert pushed + sum(decision["explanation"].values()) == pytest.approx(log_odds, abs=1e-9)

@@ -117,9 +117,12 @@ def test_what_is_asked_for_twice_at_once_is_decided_and_published_once(
     assert sum(reader.ends(reader.assignment()).values()) == before + 1
 
 
-def test_whether_to_publish_is_true_or_false(client: httpx.Client, nothing_taken: None) -> None:
-    answer = client.post("/v1/fraud/score?dry_run=maybe", json=payment("t-1", START, "c-1", "m-1", 10.0))
-    assert "dry_run" in refused(answer)["detail"]
+@pytest.mark.parametrize("flag", ["dry_run", "explain"])
+def test_whether_to_publish_and_to_explain_is_true_or_false(
+    client: httpx.Client, nothing_taken: None, flag: str
+) -> None:
+    answer = client.post(f"/v1/fraud/score?{flag}=maybe", json=payment("t-1", START, "c-1", "m-1", 10.0))
+    assert flag in refused(answer)["detail"]
 
 
 @pytest.mark.parametrize("call", ["/v1/transactions", "/v1/fraud/score", "/v1/fraud/score/batch"])
