@@ -158,7 +158,7 @@ def search(
     data: Annotated[Path, typer.Option(help="File of past payments with labels, Parquet or CSV.")],
     mapping: Annotated[Path, typer.Option(help="TOML file that says which column is which field.")],
     until: Annotated[str, typer.Option(help="Nothing from here on is looked at, event time.")],
-    weeks: Annotated[int, typer.Option(min=1, help="How many weeks before it are judged by.")] = 3,
+    weeks: Annotated[int, typer.Option(min=1, help="How many matured weeks before it are judged by.")] = 3,
     trials: Annotated[int, typer.Option(min=1, help="How many are tried; the first is today's.")] = 30,
     as_json: Json = False,
 ) -> None:

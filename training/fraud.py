@@ -1,5 +1,6 @@
 """The fraud task: what it learns from, how it learns, and what its figures are."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -222,15 +223,16 @@ def evaluate_tables(
 def search_parameters(
     settings: Settings, file: EventFile, until_us: int, weeks: int, trials: int, told: progress.Task
 ) -> search.Found:
-    """Search the trees' parameters on the last weeks before a moment, each by the handbook's protocol.
+    """Search the trees' parameters on the last matured weeks before a moment, by the handbook's protocol.
 
     Raises:
         UserError: the file has no payments with labels in those weeks.
     """
     told.say("reading the file")
     data = from_file(settings, file, Span(until_us=until_us))
-    end = until_us // DAY_US
-    starts = [end - 21 - 7 * week for week in reversed(range(weeks))]
+    matured = until_us // DAY_US - math.ceil(settings.labels.maturity_days)
+    newest = Fold(train_start=0)
+    starts = [matured - newest.test_end - 7 * week for week in reversed(range(weeks))]
     folds = [_of_fold(data, Fold(train_start=start)) for start in starts]
     return search.search(folds, booster.CLASSIFIER, trials, told.say)
 

@@ -31,7 +31,7 @@ from ingestion.simulators.bench import speeds
 from ingestion.simulators.payments import Payments, simulate
 from ingestion.simulators.wire import encoded, transactions
 from ingestion.topics import ensure_topics
-from serving.bench.http_load import Load, send
+from serving.bench.http_load import Load, in_turn, send
 from serving.bench.stream import Streamed, stream
 from serving.champions_watch import FEATURE_SETS, ChampionsWatch
 from serving.demo.story import midnight
@@ -43,20 +43,16 @@ from training.tracking import Registry
 PAST_DAYS = 90
 CONNECTIONS = 32
 PATH = "/v1/fraud/score"
-DEAR = 3_000.0
-"""Amount of a payment that nobody simply approves, so that its decision has reasons."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A server under a load."""
+    """A call of a server under a load."""
 
     title: str
-    requests: int
+    requests: int = 1_000
     """In a round: so many that it takes a second or more."""
-    connections: int = CONNECTIONS
-    amount: float | None = None
-    """Of every payment; None for the simulator's own."""
+    path: str = PATH
     server: str = "tollgate"
 
 
@@ -64,9 +60,13 @@ CONTENDERS = {
     "floor": Contender("FastAPI parses, constant answer", 10_000, server="floor"),
     "tollgate": Contender("Tollgate: scored and published", 5_000),
     "tutorial": Contender("Feast SDK, DataFrame, pyfunc", 300, server="tutorial"),
-    "alone": Contender("Tollgate, one connection", 1_000, connections=1),
-    "explained": Contender("the same, each with its reasons", 1_000, connections=1, amount=DEAR),
 }
+"""Each alone on the machine with the load, over all connections."""
+IN_TURN = {
+    "alone": Contender("Tollgate, one connection"),
+    "explained": Contender("the same, each with its reasons", path=f"{PATH}?explain=true"),
+}
+"""One server, one connection, a request to each in turn."""
 
 
 @dataclass(frozen=True)
@@ -145,18 +145,27 @@ def _train(display: Display) -> None:
 
 
 def _loads(rounds: int, display: Display) -> dict[str, list[Load]]:
-    """Every contender in turn, round by round, each alone on the machine with the load."""
-    task = display.task("Scores over HTTP", total=rounds * len(CONTENDERS), unit="loads")
-    loads: dict[str, list[Load]] = {name: [] for name in CONTENDERS}
+    task = display.task("Scores over HTTP", total=rounds * (len(CONTENDERS) + 1), unit="loads")
+    loads: dict[str, list[Load]] = {name: [] for name in (*CONTENDERS, *IN_TURN)}
     for each in range(rounds):
         for name, one in CONTENDERS.items():
             with _serving(one.server) as port:
-                warm = _bodies(f"warm-{name}-{each}", one.requests // 5, one.amount)
-                send(port, PATH, warm, one.connections)
-                bodies = _bodies(f"{name}-{each}", one.requests, one.amount)
-                loads[name].append(send(port, PATH, bodies, one.connections))
+                send(port, one.path, _bodies(f"warm-{name}-{each}", one.requests // 5), CONNECTIONS)
+                bodies = _bodies(f"{name}-{each}", one.requests)
+                loads[name].append(send(port, one.path, bodies, CONNECTIONS))
             task.advance()
+        with _serving("tollgate") as port:
+            _in_turn(port, f"warm-{each}", share=5)
+            for name, load in zip(IN_TURN, _in_turn(port, f"{each}"), strict=True):
+                loads[name].append(load)
+        task.advance()
     return loads
+
+
+def _in_turn(port: int, run: str, share: int = 1) -> list[Load]:
+    paths = [one.path for one in IN_TURN.values()]
+    bodies = [_bodies(f"{name}-{run}", one.requests // share) for name, one in IN_TURN.items()]
+    return in_turn(port, paths, bodies)
 
 
 @contextmanager
@@ -194,9 +203,8 @@ def _payments(run: str, count: int) -> list[dict[str, Any]]:
     return [each | {"transaction_id": f"{run}-{i}"} for i, each in enumerate(transactions(log))][:count]
 
 
-def _bodies(run: str, count: int, amount: float | None = None) -> list[bytes]:
-    payments = _payments(run, count)
-    return encoded(payments if amount is None else [each | {"amount": amount} for each in payments])
+def _bodies(run: str, count: int) -> list[bytes]:
+    return encoded(_payments(run, count))
 
 
 def _stream(chosen: Settings, rounds: int, events: int, display: Display) -> Streamed:
@@ -231,9 +239,9 @@ def _print(result: Benched) -> None:
     for heading in ("", "requests/s", "p50 ms", "p99 ms", "of the floor", "of the tutorial way"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, loads in result.loads.items():
-        same = CONTENDERS[name].connections == CONNECTIONS
         ratios = f"{result.ratio(name, 'floor'):.2f}", f"{result.ratio(name, 'tutorial'):.1f}"
-        table.add_row(CONTENDERS[name].title, *_medians(loads), *(ratios if same else ()))
+        title = (CONTENDERS | IN_TURN)[name].title
+        table.add_row(title, *_medians(loads), *(ratios if name in CONTENDERS else ()))
     console.print(table)
     console.print(f"With reasons p99 is {result.slower('explained', 'alone'):.2f} times that without.")
     stream_table = Table(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +24,30 @@ def send(port: int, path: str, bodies: list[bytes], connections: int) -> Load:
     return asyncio.run(_send(port, path, bodies, connections))
 
 
+def in_turn(port: int, paths: Sequence[str], bodies: Sequence[Sequence[bytes]]) -> list[Load]:
+    """The same of several paths on one connection, a request to each in turn: what disturbs one disturbs all.
+
+    Each path has as many bodies; its requests a second are those of its own time.
+    """
+    return asyncio.run(_in_turn(port, paths, bodies))
+
+
 async def _send(port: int, path: str, bodies: list[bytes], connections: int) -> Load:
     spent: list[float] = []
     requests = iter([_request(path, body) for body in bodies])
     start = time.perf_counter()
     await asyncio.gather(*(_connection(port, requests, spent) for _ in range(connections)))
-    seconds = time.perf_counter() - start
+    return _load(spent, time.perf_counter() - start)
+
+
+async def _in_turn(port: int, paths: Sequence[str], bodies: Sequence[Sequence[bytes]]) -> list[Load]:
+    mixed = [_request(*each) for turn in zip(*bodies, strict=True) for each in zip(paths, turn, strict=True)]
+    spent: list[float] = []
+    await _connection(port, iter(mixed), spent)
+    return [_load(own := spent[first :: len(paths)], sum(own)) for first in range(len(paths))]
+
+
+def _load(spent: list[float], seconds: float) -> Load:
     p50, p99 = np.percentile(spent, (50, 99)) * 1e3
     return Load(len(spent) / seconds, float(p50), float(p99))
 

@@ -1,7 +1,15 @@
 """The search looks at nothing after its day, and what it finds is never worse than what is in use."""
 
-import numpy as np
+import json
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra import cli
+from infra.settings import Settings
 from training import booster, search
 from training.dataset import Dataset
 
@@ -29,3 +37,49 @@ def test_the_same_search_finds_the_same() -> None:
     folds = [(rows(1, 600), rows(2, 600))]
     one, other = (search.search(folds, booster.CLASSIFIER, 3, lambda _: None) for _ in range(2))
     assert one == other
+
+
+MAPPING = """
+[transactions]
+transaction_id = "id"
+event_time = "at"
+customer_id = "customer"
+terminal_id = "terminal"
+amount = "amount"
+[labels]
+label = "fraud"
+delay_days = 7
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, chosen: Settings) -> list[str]:
+    """Options that name a file of two payments an hour for 56 days; a tenth, of many customers, is fraud."""
+    n = np.arange(2 * 24 * 56)
+    fraud = np.random.default_rng(5).random(len(n)) < 0.1
+    rows = pa.table(
+        {
+            "id": pa.array([f"t-{i}" for i in n]),
+            "at": pa.array(np.datetime64("2024-03-01", "us") + n * np.timedelta64(30, "m")),
+            "customer": pa.array([f"c-{i % 997}" for i in n]),
+            "terminal": pa.array([f"m-{i % 5}" for i in n]),
+            "amount": np.where(fraud, 90.0, 50.0) + n % 47,
+            "fraud": fraud.astype(np.int64),
+        }
+    )
+    pq.write_table(rows, tmp_path / "past.parquet")
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    return ["--data", str(tmp_path / "past.parquet"), "--mapping", str(tmp_path / "mapping.toml")]
+
+
+@pytest.mark.parametrize(("weeks", "code"), [("3", 0), ("6", 1)])
+def test_a_file_is_judged_by_its_last_matured_weeks(
+    file: list[str], capsys: pytest.CaptureFixture[str], weeks: str, code: int
+) -> None:
+    days = ["--until", "2024-04-26", "--weeks", weeks, "--trials", "1"]
+    assert cli.run(["search", *file, *days, "--json"]) == code
+    shown = capsys.readouterr()
+    if code:
+        assert "the file has none in those days" in shown.err
+    else:
+        assert json.loads(shown.out)["average_precision_in_use"] > 0.3
