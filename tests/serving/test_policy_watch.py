@@ -19,6 +19,7 @@ from serving.policy_watch import PolicyWatch
 from tests.servers import NoChampion, until
 
 RULE = '[[fraud.rules]]\nname = "dear"\nwhen = "{}"\noutcome = "{}"\n'
+OTHER = RULE.replace("dear", "odd")
 PAYMENT = {
     "transaction_id": "t-1",
     "event_time_us": 0,
@@ -59,7 +60,7 @@ def decided(watch: PolicyWatch) -> tuple[str, list[dict[str, str]], str]:
 def test_a_changed_file_decides_the_next_batch(file: Path, watch: PolicyWatch) -> None:
     name, rules, before = decided(watch)
     assert (name, rules) == ("approve", [{"name": "dear", "outcome": "no_hit"}])
-    file.write_text(RULE.format("amount > 500", "decline") + RULE.format("amount IS NULL", "allow"))
+    file.write_text(RULE.format("amount > 500", "decline") + OTHER.format("amount IS NULL", "allow"))
     assert decided(watch)[2] == before
     watch.refresh()
     name, rules, after = decided(watch)
@@ -118,7 +119,7 @@ def test_a_wrong_file_is_refused_once_and_changes_nothing(
 
 
 def test_a_wrong_rule_is_refused_at_the_start(file: Path) -> None:
-    file.write_text(RULE.format("amount > 1", "review") + RULE.format("amount % 2 = 1", "review"))
+    file.write_text(RULE.format("amount > 1", "review") + OTHER.format("amount % 2 = 1", "review"))
     with pytest.raises(UserError, match=rf"{file}:7: fraud.rules.1.when: expected only .*came `%`"):
         PolicyWatch(settings.load().fraud, PolicyMeasures(CollectorRegistry()))
 
