@@ -103,7 +103,7 @@ def quote(
         known: the product and its state before this quote.
         model: the champion; None before the first.
         policy: objective, guardrails and exploration.
-        draws: two numbers are taken, whatever the price.
+        draws: one number is taken, whatever the price.
     """
     start = time.perf_counter()
     asked = _asked(request, known, policy.rules)
@@ -152,8 +152,9 @@ def _chosen(asked: _Asked, curve: _Curve | None, rules: PricingPolicy, draws: Dr
     raw = np.array([asked.product.list_price]) if curve is None else _best(asked, curve, rules)
     if asked.known.degraded:
         rules = rules.model_copy(update={"exploration_share": 0.0})
-    drawn = np.array([[draws.random(), draws.random()]])
-    return policies.choose(raw, _limits(asked, rules), rules, drawn)
+    within = _limits(asked, rules)
+    offered = policies.offers(raw[:, None], policies.trials(within, rules), within, rules)
+    return policies.choose(offered, np.array([draws.random()]))
 
 
 def _best(asked: _Asked, curve: _Curve, rules: PricingPolicy) -> Floats:

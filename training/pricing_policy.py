@@ -166,29 +166,63 @@ def _point(number: Floats, step: float) -> Floats:
     return np.round(number * step, _DECIMALS)
 
 
-def choose(raw: Floats, within: Limits, policy: PricingPolicy, draws: Floats) -> Chosen:
-    """Guard the raw prices, or draw a price within the limits for the policy's share of quotes.
+@dataclass(frozen=True)
+class Offers:
+    """Every price that the policy may show for each quote, and how likely it is."""
 
-    A drawn price is one of `policy.candidates` evenly spaced ones from `low` to `high`, all equally likely.
-    `draws` are two uniform numbers in [0, 1) for each quote, shape (n, 2): whether to explore, and where.
+    path: Floats
+    """Shape (n, m, 5): each price as the policy wants it, and after each of `GUARDRAILS`."""
+    chance: Floats
+    """Shape (n, m); each row adds up to 1."""
+    wanted: int
+    """The first so many of the m are the policy's own choices; the others are drawn to learn from."""
+
+    @property
+    def price(self) -> Floats:
+        """Prices to show, shape (n, m); equal ones add up."""
+        return self.path[:, :, -1]
+
+    def propensity(self, shown: Floats) -> Floats:
+        """Chance that the policy shows this very price, shape (n,)."""
+        found: Floats = np.where(self.price == shown[:, None], self.chance, 0.0).sum(axis=1)
+        return found
+
+
+def offers(
+    raw: Floats, trials: Floats, within: Limits, policy: PricingPolicy, allowed: Flags | None = None
+) -> Offers:
+    """Guard what the policy wants, and add what exploration draws from.
+
+    Args:
+        raw: shape (n, k); the policy wants one of the k, all equally likely. One column is a policy that is
+            sure of itself, several are what it takes for best under draws of what it believes (Thompson
+            sampling; Thompson 1933).
+        trials: shape (n, m), of `trials`; `exploration_share` of the quotes show one, all equally likely.
+        within: the limits of each quote.
+        policy: exploration and price points.
+        allowed: which trials may be shown, shape (n, m); None allows all. Where none may be, none is.
     """
-    chosen = guarded(raw, within, policy.price_step)
-    trials = _trials(within, policy)
-    picked = np.take_along_axis(trials, (draws[:, 1:] * policy.candidates).astype(np.int64), axis=1)[:, 0]
-    exploration = draws[:, 0] < policy.exploration_share
-    path = np.where(exploration[:, None], guarded(picked, within, policy.price_step), chosen)
-    return Chosen(path, exploration, _propensity(path[:, -1], chosen[:, -1], trials, policy))
+    n, k = raw.shape
+    some = np.ones_like(trials) if allowed is None else allowed.astype(np.float64)
+    count = some.sum(axis=1, keepdims=True)
+    share = np.where(count > 0, policy.exploration_share, 0.0)
+    chance = np.hstack([np.repeat((1.0 - share) / k, k, axis=1), share * some / np.maximum(count, 1.0)])
+    wanted = np.hstack([raw, trials])
+    each = Limits(*(np.repeat(side, wanted.shape[1]) for side in vars(within).values()))
+    path = guarded(wanted.ravel(), each, policy.price_step)
+    return Offers(path.reshape(n, wanted.shape[1], -1), chance, k)
 
 
-def _trials(within: Limits, policy: PricingPolicy) -> Floats:
-    """Prices that exploration may draw, shape (n, k)."""
+def choose(offered: Offers, draws: Floats) -> Chosen:
+    """Show one of the offers; `draws` is a uniform number in [0, 1) for each quote, shape (n,)."""
+    upto = offered.chance.cumsum(axis=1)
+    picked = (draws[:, None] * upto[:, -1:] >= upto).sum(axis=1)
+    path = np.take_along_axis(offered.path, picked[:, None, None], axis=1)[:, 0]
+    return Chosen(path, picked >= offered.wanted, offered.propensity(path[:, -1]))
+
+
+def trials(within: Limits, policy: PricingPolicy) -> Floats:
+    """Prices that exploration may draw, `candidates` evenly spaced ones within the limits, shape (n, m)."""
     low, high = within.low[:, None], within.high[:, None]
     even = low + np.linspace(0.0, 1.0, policy.candidates) * (high - low)
     return _on_point(np.clip(even, low, high), low, high, policy.price_step)
-
-
-def _propensity(shown: Floats, chosen: Floats, trials: Floats, policy: PricingPolicy) -> Floats:
-    """Chance of the shown price: as the chosen one, and as each drawn one that is the same price."""
-    drawn: Floats = (trials == shown[:, None]).mean(axis=1)
-    chance: Floats = (1.0 - policy.exploration_share) * (chosen == shown) + policy.exploration_share * drawn
-    return chance
