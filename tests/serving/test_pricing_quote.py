@@ -69,7 +69,7 @@ class Numbers:
 
 
 def never() -> Numbers:
-    return Numbers(0.999, 0.5)
+    return Numbers(0.0)
 
 
 def asked(objective: Objective | None = None, **context: float) -> QuoteRequest:
@@ -203,14 +203,14 @@ def test_without_anything_known_nothing_is_expected() -> None:
 
 
 def test_the_list_price_is_explored_around_too() -> None:
-    answer = quote(asked(), Known(SHOES, shown(50.0)), None, POLICY, Numbers(0.0, 0.999))
+    answer = quote(asked(), Known(SHOES, shown(50.0)), None, POLICY, Numbers(0.9999))
     assert (answer["exploration"], answer["price"]) == (True, 57.5)
     assert 0 < answer["propensity"] < 0.05
 
 
 def test_without_the_store_the_list_price_and_no_experiment() -> None:
     known = Known(SHOES, COLD, degraded=True)
-    answer = quote(asked(), known, KnownDemand(), POLICY, Numbers(0.0, 0.0))
+    answer = quote(asked(), known, KnownDemand(), POLICY, Numbers(0.9999))
     assert (answer["price"], answer["degraded"], answer["exploration"]) == (50.0, True, False)
     assert (answer["model"], answer["propensity"]) == (BASELINE, 1.0)
 

@@ -9,6 +9,7 @@ from infra.settings import Objective, PricingPolicy
 from training.pricing_policy import (
     GUARDRAILS,
     Limits,
+    Offers,
     Terms,
     best,
     candidate_prices,
@@ -17,6 +18,8 @@ from training.pricing_policy import (
     least_price,
     limits,
     margin_share,
+    offers,
+    trials,
     worth,
 )
 
@@ -72,9 +75,9 @@ def points_inside(within: Limits, step: float) -> bool:
 
 
 @settings(max_examples=500)
-@given(terms(), policies(), objectives, last_prices, any_float, units, units)
+@given(terms(), policies(), objectives, last_prices, any_float, any_float, units)
 @example(
-    Terms(*(np.array([each]) for each in (10.0, 9.0, 8.0, 12.0, 0.5))), POLICY, "margin", 2.0, 3.0, 0.0, 0.9
+    Terms(*(np.array([each]) for each in (10.0, 9.0, 8.0, 12.0, 0.5))), POLICY, "margin", 2.0, 3.0, 3.0, 0.99
 )
 def test_no_input_breaks_a_guardrail(
     product: Terms,
@@ -82,11 +85,14 @@ def test_no_input_breaks_a_guardrail(
     objective: Objective,
     last: float,
     raw: float,
-    explore: float,
-    which: float,
+    other: float,
+    draw: float,
 ) -> None:
     within = limits(product, np.array([last]), objective, policy)
-    chosen = choose(np.array([raw]), within, policy, np.array([[explore, which]]))
+    wanted = np.array([[raw, other]])
+    offered = offers(wanted, trials(within, policy), within, policy)
+    np.testing.assert_allclose(offered.chance.sum(), 1.0)
+    chosen = choose(offered, np.array([draw]))
     price = chosen.price[0]
 
     assert product.floor[0] <= price <= product.ceiling[0]
@@ -191,8 +197,9 @@ def test_propensities_are_the_frequencies_of_the_prices_shown() -> None:
     product = Terms(*(np.full(n, each) for each in (50.0, 20.0, 30.0, 80.0, 2.0)))
     policy = POLICY.model_copy(update={"exploration_share": 0.3, "candidates": 7, "price_step": 0.5})
     within = limits(product, np.full(n, 50.0), "margin", policy)
-    draws = np.random.default_rng(1).random((n, 2))
-    chosen = choose(np.full(n, 51.0), within, policy, draws)
+    wanted = np.tile([51.0, 51.0, 49.0], (n, 1))
+    offered = offers(wanted, trials(within, policy), within, policy)
+    chosen = choose(offered, np.random.default_rng(1).random(n))
     assert np.isclose(chosen.exploration.mean(), 0.3, atol=0.005)
     prices, first, counts = np.unique(chosen.price, return_index=True, return_counts=True)
     assert len(prices) > 3
@@ -200,13 +207,26 @@ def test_propensities_are_the_frequencies_of_the_prices_shown() -> None:
     assert np.isclose(chosen.propensity[first].sum(), 1.0)
 
 
+def offered_of(raw: float, share: float, allowed: list[bool] | None = None, candidates: int = 2) -> Offers:
+    policy = POLICY.model_copy(update={"exploration_share": share, "candidates": candidates})
+    within = range_of(3.0, 4.0)
+    some = None if allowed is None else np.array([allowed])
+    return offers(np.array([[raw]]), trials(within, policy), within, policy, some)
+
+
 def test_a_policy_that_does_not_explore_is_certain() -> None:
-    certain = POLICY.model_copy(update={"exploration_share": 0.0})
-    chosen = choose(np.array([3.3]), range_of(3.0, 4.0), certain, np.array([[0.0, 0.0]]))
-    assert (chosen.price[0], chosen.propensity[0], chosen.exploration[0]) == (3.3, 1.0, False)
+    for draw in (0.0, 0.5, np.nextafter(1.0, 0.0)):
+        chosen = choose(offered_of(3.3, 0.0), np.array([draw]))
+        assert (chosen.price[0], chosen.propensity[0], chosen.exploration[0]) == (3.3, 1.0, False)
 
 
 def test_a_drawn_price_is_told_as_explored() -> None:
-    always = POLICY.model_copy(update={"exploration_share": 1.0, "candidates": 2})
-    chosen = choose(np.array([3.3]), range_of(3.0, 4.0), always, np.array([[0.5, 0.999]]))
+    chosen = choose(offered_of(3.3, 1.0), np.array([0.999]))
     assert (chosen.price[0], chosen.propensity[0], chosen.exploration[0]) == (4.0, 0.5, True)
+
+
+def test_what_costs_too_much_to_try_is_not_drawn() -> None:
+    offered = offered_of(3.3, 0.2, [False, True, False], candidates=3)
+    assert offered.price.tolist() == [[3.3, 3.0, 3.5, 4.0]]
+    np.testing.assert_allclose(offered.chance, [[0.8, 0.0, 0.2, 0.0]])
+    np.testing.assert_allclose(offered_of(3.3, 0.2, [False, False]).chance, [[1.0, 0.0, 0.0]])
