@@ -36,8 +36,9 @@ PRODUCT = Entity(
 
 CONTEXT = ("inventory", "hours_to_departure", "competitor_price")
 """Fields of a request's context that features read; others are kept in the history for later."""
-REQUEST = ("price", "list_price", "unit_cost", *CONTEXT, "segment_code")
-"""Columns of a request at a price: money in the product's currency, units left, hours, a segment's number."""
+CODES = ("product_code", "category_code", "segment_code")
+REQUEST = ("price", "list_price", "unit_cost", *CONTEXT, *CODES)
+"""Columns of a request at a price: money in the product's currency, units left, hours, numbers of words."""
 
 NOTHING = 1e-6
 """Money up to this is no price that another can be compared with."""
@@ -93,6 +94,16 @@ def competitor_to_list(competitor_price: Floats, list_price: Floats) -> Floats:
     return _share(competitor_price, list_price)
 
 
+def product_code(product_code: Floats) -> Floats:
+    """The product as a number without order."""
+    return product_code
+
+
+def category_code(category_code: Floats) -> Floats:
+    """The product's category as a number without order; NaN if not given."""
+    return category_code
+
+
 def segment_code(segment_code: Floats) -> Floats:
     """The segment as a number without order; NaN if not given."""
     return segment_code
@@ -144,7 +155,8 @@ PRICING = feature_set(
     REQUEST,
     (
         price_to_list, price_to_competitor, price_to_product_mean,
-        list_price, cost_share, inventory, hours_to_departure, competitor_to_list, segment_code,
+        list_price, cost_share, inventory, hours_to_departure, competitor_to_list,
+        product_code, category_code, segment_code,
         hour_of_day, weekday,
         product_quote_count, product_price_mean, product_conversion_rate, product_units_rate,
         product_sale_to_list, product_idle_s,
@@ -175,16 +187,19 @@ def request_columns(
     price: Floats,
     list_price: Floats,
     unit_cost: Floats,
-    segment: Sequence[str | None],
+    words: tuple[Sequence[str | None], Sequence[str | None]],
     context: Sequence[Mapping[str, Any]],
 ) -> dict[str, Floats]:
     """Columns of quotes in the names of `REQUEST`, each of shape (n,).
 
-    What a context does not give as a number is NaN.
+    `words` are the products and the segments; a context gives the product's category, and what it does not
+    give as a number is NaN.
     """
     given = {name: np.array([_number(each.get(name)) for each in context], np.float64) for name in CONTEXT}
-    codes = np.array([_code(each) for each in segment], np.float64)
-    return {"price": price, "list_price": list_price, "unit_cost": unit_cost, **given, "segment_code": codes}
+    categories = [each.get("category") for each in context]
+    named = zip(CODES, (words[0], categories, words[1]), strict=True)
+    codes = {name: np.array([_code(each) for each in of], np.float64) for name, of in named}
+    return {"price": price, "list_price": list_price, "unit_cost": unit_cost, **given, **codes}
 
 
 def at_prices(request: Mapping[str, Floats], prices: Floats) -> dict[str, Floats]:
@@ -201,6 +216,6 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
 
 
-def _code(segment: str | None) -> float:
+def _code(word: object) -> float:
     """Equal words have equal numbers, in every process and for ever; the order means nothing."""
-    return np.nan if segment is None else float(zlib.crc32(segment.encode()))
+    return float(zlib.crc32(word.encode())) if isinstance(word, str) else np.nan

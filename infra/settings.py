@@ -107,6 +107,8 @@ class PricingPolicy(Section):
     candidate_high: Positive
     candidates: Annotated[int, Field(ge=2, le=1000)]
     exploration_share: Share
+    exploration_max_loss: Share = 1.0
+    exploration_at_start: Share = 0.0
 
     @model_validator(mode="after")
     def _range(self) -> Self:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from ingestion.file_source import REJECTS, ROW, PastEvents
 from ingestion.history import LABELS, OUTCOMES, QUOTES, TRANSACTIONS, completed
-from ingestion.simulators.market import Market, PriceLog
+from ingestion.simulators.columns import Ints
+from ingestion.simulators.market import CATEGORIES, Market, PriceLog
 from ingestion.simulators.payments import PaymentLog
 
 _TIMES = ("event_time_us", "label_time_us", "outcome_time_us")
@@ -72,7 +73,7 @@ def _priced(market: Market, log: PriceLog) -> pa.Table:
         "list_price": pa.array(products.list_price[row]),
         "unit_cost": pa.array(products.unit_cost[row]),
         "currency": pa.array([market.process.currency] * len(row)),
-        "context": pa.array(_contexts(log), pa.string()),
+        "context": pa.array(_contexts(log, products.category[row]), pa.string()),
         "exploration": pa.array(np.zeros(len(row), np.bool_)),
     }
     rows = _table(log).drop_columns(list(_CONTEXT))
@@ -81,12 +82,14 @@ def _priced(market: Market, log: PriceLog) -> pa.Table:
     return rows.set_column(rows.column_names.index("units"), "units", rows["units"].cast(pa.float64()))
 
 
-def _contexts(log: PriceLog) -> list[str]:
+def _contexts(log: PriceLog, category: Ints) -> list[str]:
+    """What was known when asked, and the product's category, as a quote has them."""
     rows = zip(*(getattr(log, name).tolist() for name in _CONTEXT), strict=True)
     given = (
         {name: value for name, value in zip(_CONTEXT, row, strict=True) if value == value} for row in rows
     )
-    return [orjson.dumps(each).decode() for each in given]
+    named = zip(given, category.tolist(), strict=True)
+    return [orjson.dumps(each | {"category": CATEGORIES[number]}).decode() for each, number in named]
 
 
 def _renamed(rows: pa.Table, arrival: str) -> pa.Table:

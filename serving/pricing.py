@@ -130,8 +130,8 @@ def _asked(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Asked:
         np.array([product.list_price]),
         np.array([product.list_price]),
         np.array([product.unit_cost]),
-        [request.segment],
-        [request.context],
+        ([request.product_id], [request.segment]),
+        [request.context | {"category": product.category}],
     )
     at_s = microseconds(request.event_time) / MICROSECONDS
     return _Asked(request, known, request.objective or rules.objective, columns, at_s)
@@ -199,7 +199,7 @@ def _answer(asked: _Asked, chosen: Chosen, curve: _Curve | None, policy: Policy)
         "event_time": _rfc3339(request.event_time),
         "product_id": request.product_id,
         "segment": request.segment,
-        "context": request.context,
+        "context": request.context | {"category": product.category},
         "list_price": product.list_price,
         "unit_cost": product.unit_cost,
     }

@@ -112,7 +112,12 @@ class Model:
 
 
 def train(
-    matrix: Floats, target: Floats, card: Card, parameters: Parameters, weight: Floats | None = None
+    matrix: Floats,
+    target: Floats,
+    card: Card,
+    parameters: Parameters,
+    weight: Floats | None = None,
+    start: Floats | None = None,
 ) -> Model:
     """Fit trees to a matrix whose columns are `card.features`.
 
@@ -122,9 +127,11 @@ def train(
         card: what the model is to be known by; `reference` and `kind` are filled in.
         weight: of each row; None counts every row once.
         parameters: LightGBM's, beside `STEADY`; few rows lower `min_data_in_leaf` and `max_bin`.
+        start: raw score of each row that the trees add to, shape (n,); the model does not keep it.
     """
     chosen = {**STEADY, **_fitting(parameters, len(target))}
-    data = lightgbm.Dataset(matrix, target, weight=weight, feature_name=list(card.features))
+    names = list(card.features)
+    data = lightgbm.Dataset(matrix, target, weight=weight, init_score=start, feature_name=names)
     booster = lightgbm.train(chosen, data)
     described = replace(card, kind=KIND, reference=usual(matrix))
     return Model(booster.model_to_string(), described)

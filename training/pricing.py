@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import replay
-from features.pricing import OF_PRICE, PRICING
+from features.pricing import PRICING
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
-from training import booster, demand, elasticity, metrics, plots
-from training.booster import Model
+from training import booster, demand, demand_model, elasticity, metrics, plots
 from training.card import Card
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
+from training.demand_model import DemandModel
 from training.elasticity import ConstantElasticity
 from training.gate import Comparison, Evidence
 from training.models import Scorer
@@ -32,20 +32,6 @@ TEST_DAYS = 7.0
 BASELINE = "constant_elasticity"
 HEADLINE = ("log_loss", "poisson_deviance", "brier", "auc_roc", "expected_calibration_error", "elasticity")
 
-DEMAND: booster.Parameters = {
-    "objective": "binary",
-    "num_iterations": 150,
-    "num_leaves": 15,
-    "learning_rate": 0.05,
-    "min_data_in_leaf": 100,
-    "bagging_fraction": 0.8,
-    "bagging_freq": 1,
-    "lambda_l2": 5.0,
-    "monotone_constraints": ",".join("-1" if name in OF_PRICE else "0" for name in PRICING.names),
-}
-"""Few leaves and every feature in every tree, so that the price is always there; falls with the price."""
-
-_RESAMPLES = 5
 _DOUBT_ROWS = 500
 _SEED = 17
 _LEAST = 1e-9
@@ -110,15 +96,15 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     )
 
 
-def train(data: Dataset) -> Model:
+def train(data: Dataset) -> DemandModel:
     """A demand model of these quotes."""
-    return booster.train(data.matrix, data.target, _card(data), DEMAND)
+    return demand_model.train(data.matrix, data.target, _card(data))
 
 
-def trained_with_doubt(data: Dataset) -> Model:
+def trained_with_doubt(data: Dataset) -> DemandModel:
     """The same, with how unsure it is in its card."""
     model = train(data)
-    model.card = replace(model.card, extra=demand.kept(_doubt(data)))
+    model.card = replace(model.card, extra=demand.kept(_doubt(model, data)))
     return model
 
 
@@ -128,18 +114,10 @@ def units_per_sale(data: Dataset) -> float:
     return float(units.mean()) if len(units) else 1.0
 
 
-def _doubt(data: Dataset) -> demand.Doubt:
+def _doubt(model: DemandModel, data: Dataset) -> demand.Doubt:
     rng = np.random.default_rng(_SEED)
-    models = [train(_resampled(data, rng)) for _ in range(_RESAMPLES)]
     some = rng.choice(len(data), min(_DOUBT_ROWS, len(data)), replace=False)
-    return demand.doubt(models, data.matrix, some, units_per_sale(data))
-
-
-def _resampled(data: Dataset, rng: np.random.Generator) -> Dataset:
-    """The quotes of days that were drawn with replacement."""
-    times = demand.days_drawn(data.time_us // DAY_US, rng)
-    rows = np.repeat(np.arange(len(data)), times)
-    return replace(data, matrix=data.matrix[rows], target=data.target[rows])
+    return demand.doubt(model.drawn, data.matrix, some, units_per_sale(data))
 
 
 @dataclass(frozen=True)
@@ -159,7 +137,7 @@ class _Judged:
         } | metrics.of_scores(self.rows.target, chance)
 
     def trial(
-        self, chances: Mapping[str, Floats], model: Model, before: Dataset, notes: tuple[str, ...]
+        self, chances: Mapping[str, Floats], model: DemandModel, before: Dataset, notes: tuple[str, ...]
     ) -> Trial:
         """Everything about a trial whose model's chances come under `lightgbm`."""
         figures = {name: self.figures(chance) for name, chance in chances.items()}
@@ -167,7 +145,7 @@ class _Judged:
         slices = metrics.by_slice(self.rows.target, chances["lightgbm"], _slices(self.rows))
         return Trial(
             model=model,
-            parameters={**booster.STEADY, **DEMAND},
+            parameters={**booster.STEADY, **demand_model.TREES, "shape": model.curve.shape},
             metrics=own,
             rivals=figures,
             headline=HEADLINE,

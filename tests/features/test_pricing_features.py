@@ -60,7 +60,8 @@ def features(columns: Mapping[str, Floats], state: Floats) -> dict[str, Floats]:
 
 
 def one_request(price: float = 90.0, segment: str | None = "web", **context: object) -> dict[str, Floats]:
-    return request_columns(np.array([price]), np.array([120.0]), np.array([60.0]), [segment], [context])
+    words = (["p-1"], [segment])
+    return request_columns(np.array([price]), np.array([120.0]), np.array([60.0]), words, [context])
 
 
 def test_what_is_remembered_of_a_product() -> None:
@@ -135,10 +136,10 @@ def test_segments_have_the_same_number_in_every_process() -> None:
 
 @given(st.dictionaries(st.sampled_from(["inventory", "competitor_price", "weather"]), money | st.booleans()))
 def test_a_replayed_quote_has_the_columns_of_its_request(context: dict[str, Any]) -> None:
-    body = {"quote_id": "q", "event_time": "2026-03-01T12:00:00Z", "product_id": "p", "segment": "web"}
+    body = {"quote_id": "q", "event_time": "2026-03-01T12:00:00Z", "product_id": "p-1", "segment": "web"}
     request = QuoteRequest.model_validate_json(json.dumps(body | {"context": context}))
-    stored = {"quote_id": "q", "price": 90.0, "list_price": 120.0, "unit_cost": 60.0, "segment": "web"}
-    row = stored | {"context": json.dumps(request.context)}
+    stored = {"quote_id": "q", "price": 90.0, "list_price": 120.0, "unit_cost": 60.0}
+    row = stored | {"product_id": "p-1", "segment": "web", "context": json.dumps(request.context)}
     table = pa.Table.from_pylist([row], schema=SCHEMAS[QUOTES])
     replayed = domain("pricing").request(table)
     asked = one_request(90.0, request.segment, **request.context)

@@ -1,0 +1,120 @@
+"""Prices for many requests at once: demand at the candidates, the best of them, the guardrails, exploration.
+
+A request is a batch of one, so what serving asks, a rehearsal on a simulated market and a backtest on past
+quotes are the same arithmetic.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from features.pricing import PRICING, PRODUCT, last_price
+from features.state import Flags, Floats
+from infra.settings import Objective, PricingPolicy
+from training import pricing_policy as policies
+from training.card import Card
+from training.demand import doubt_of
+from training.pricing_policy import Limits, Offers, Terms
+
+
+class Demand(Protocol):
+    """What a price needs of a model; `training.models.Scorer` is one."""
+
+    card: Card
+
+    def predict(self, matrix: Floats) -> Floats:
+        """Chance of purchase of each row of `PRICING`'s features, shape (n,)."""
+        ...
+
+
+@runtime_checkable
+class Believes(Protocol):
+    """A demand model that can say what else may be true."""
+
+    def drawn(self, matrix: Floats) -> Floats:
+        """Chance of purchase of each row under each draw, shape (k, n)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """n requests with what is known of each."""
+
+    terms: Terms
+    columns: Mapping[str, Floats]
+    """`PRICING`'s request columns, each of shape (n,); the price among them does not count."""
+    states: Floats
+    """Of each request's product, shape (n, columns of `PRODUCT`)."""
+    at_s: Floats
+    """Seconds since 1970 UTC."""
+    objective: Objective
+
+    def __len__(self) -> int:
+        return len(self.at_s)
+
+    def matrix(self, prices: Floats) -> Floats:
+        """Features at prices of shape (n, k), shape (n k, features), a request's prices together."""
+        k = prices.shape[1]
+        columns = {name: np.repeat(value, k) for name, value in self.columns.items()}
+        states = {PRODUCT.name: np.repeat(self.states, k, axis=0)}
+        return PRICING.matrix(states, columns | {"price": prices.ravel()}, np.repeat(self.at_s, k))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Demand at the candidate prices of n requests."""
+
+    price: Floats
+    """Shape (n, k), rising."""
+    chance: Floats
+    """Shape (n, k)."""
+    drawn: Floats
+    """The same under each draw of what may be true, shape (draws, n, k)."""
+
+    def surely(self) -> "Curves":
+        """Without doubt: what is most likely is all that may be true."""
+        return replace(self, drawn=self.chance[None])
+
+
+def curves(asked: Asked, model: Demand, policy: PricingPolicy) -> Curves:
+    """Demand at the policy's candidates, as far as the data support them."""
+    doubt = doubt_of(model.card.extra)
+    support = (doubt.lowest, doubt.highest) if doubt else ()
+    price = policies.candidate_prices(asked.terms.list_price, policy, *support)
+    matrix = asked.matrix(price)
+    chance = model.predict(matrix)
+    drawn = model.drawn(matrix) if isinstance(model, Believes) else chance[None]
+    return Curves(price, chance.reshape(price.shape), drawn.reshape(-1, *price.shape))
+
+
+def offers(asked: Asked, found: Curves | None, policy: PricingPolicy) -> Offers:
+    """Every price that each request may be shown: around the list price while there is no model."""
+    within = limits(asked, policy)
+    trials = policies.trials(within, policy)
+    if found is None:
+        starting = policy.model_copy(update={"exploration_share": policy.exploration_at_start})
+        return policies.offers(asked.terms.list_price[:, None], trials, within, starting)
+    worth = _worth(asked, found.price, found.chance, policy)
+    wanted = [policies.best(found.price, _worth(asked, found.price, each, policy)) for each in found.drawn]
+    allowed = _affordable(trials, found.price, worth, policy.exploration_max_loss)
+    return policies.offers(np.column_stack(wanted), trials, within, policy, allowed)
+
+
+def limits(asked: Asked, policy: PricingPolicy) -> Limits:
+    """Where the guardrails let each price lie."""
+    return policies.limits(asked.terms, last_price(asked.states), asked.objective, policy)
+
+
+def _worth(asked: Asked, price: Floats, chance: Floats, policy: PricingPolicy) -> Floats:
+    return policies.worth(price, chance, asked.terms.unit_cost[:, None], asked.objective, policy)
+
+
+def _affordable(trials: Floats, price: Floats, worth: Floats, most: float) -> Flags:
+    """Trials that cost at most this share of the best worth, by the curve between the candidates."""
+    best = worth.max(axis=1, keepdims=True)
+    rows = zip(trials, price, worth, strict=True)
+    expected = np.array([np.interp(each, x, y) for each, x, y in rows]).reshape(trials.shape)
+    found: Flags = expected >= best - most * np.abs(best)
+    return found
