@@ -13,7 +13,7 @@ import numpy as np
 
 from features.pricing import OF_PRICE, PRICING
 from features.state import Floats
-from training import booster, demand_curve
+from training import booster, demand, demand_curve
 from training import card as cards
 from training.card import Card
 from training.demand_curve import DemandCurve
@@ -35,6 +35,8 @@ TREES: booster.Parameters = {
 """Small: the curve has said nearly all. Every feature is in every tree, so that the price is always there."""
 
 _SEED = 17
+_SUPPORTING = 8_000
+_DOUBT_ROWS = 500
 
 
 class DemandModel:
@@ -86,6 +88,19 @@ def train(matrix: Floats, bought: Floats, card: Card) -> DemandModel:
     curve = demand_curve.fit(matrix, bought, _SEED)
     trees = booster.train(matrix, bought, card, TREES, start=curve.log_odds(matrix))
     return DemandModel(curve, trees, replace(trees.card, kind=KIND))
+
+
+def with_doubt(model: DemandModel, matrix: Floats, units_per_sale: float) -> DemandModel:
+    """The model with how unsure it is in its card; `matrix` are the quotes that it learned from, in order.
+
+    Prices that the data support are those of the newest quotes: what was shown long ago, under another
+    demand, supports none of today's.
+    """
+    newest = matrix[-_SUPPORTING:]
+    some = np.random.default_rng(_SEED).choice(len(newest), min(_DOUBT_ROWS, len(newest)), replace=False)
+    found = demand.doubt(model.drawn, newest, some, units_per_sale)
+    model.card = replace(model.card, extra=demand.kept(found))
+    return model
 
 
 def _share(log_odds: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """The pricing task: how likely a quote is bought at its price, learned from what became of past quotes."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from infra.errors import UserError
 from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
-from training import booster, demand, demand_model, elasticity, metrics, plots
+from training import booster, demand_model, elasticity, metrics, plots
 from training.card import Card
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
 from training.demand_model import DemandModel
@@ -32,8 +32,6 @@ TEST_DAYS = 7.0
 BASELINE = "constant_elasticity"
 HEADLINE = ("log_loss", "poisson_deviance", "brier", "auc_roc", "expected_calibration_error", "elasticity")
 
-_DOUBT_ROWS = 500
-_SEED = 17
 _LEAST = 1e-9
 _SLICE_VALUES = 12
 
@@ -103,21 +101,13 @@ def train(data: Dataset) -> DemandModel:
 
 def trained_with_doubt(data: Dataset) -> DemandModel:
     """The same, with how unsure it is in its card."""
-    model = train(data)
-    model.card = replace(model.card, extra=demand.kept(_doubt(model, data)))
-    return model
+    return demand_model.with_doubt(train(data), data.matrix, units_per_sale(data))
 
 
 def units_per_sale(data: Dataset) -> float:
     """Mean units of the quotes that were bought; 1 if none was."""
     units: Floats = data.columns["units"][data.target > 0]
     return float(units.mean()) if len(units) else 1.0
-
-
-def _doubt(model: DemandModel, data: Dataset) -> demand.Doubt:
-    rng = np.random.default_rng(_SEED)
-    some = rng.choice(len(data), min(_DOUBT_ROWS, len(data)), replace=False)
-    return demand.doubt(model.drawn, data.matrix, some, units_per_sale(data))
 
 
 @dataclass(frozen=True)

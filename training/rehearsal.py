@@ -5,6 +5,7 @@ that had arrived, the model of the last retraining on matured quotes. What is ea
 the market's true demand, so that the luck of single purchases does not blur it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from features.pricing import OUTCOME, PRODUCT, QUOTE, event_values, request_columns
-from features.state import Events, Floats, Ints, States, fold
+from features.pricing import OUTCOME, PRICING, PRODUCT, QUOTE, event_values, request_columns
+from features.state import Events, Flags, Floats, Ints, States, fold
 from infra.settings import PricingPolicy
-from ingestion.simulators.columns import take
-from ingestion.simulators.market import CATEGORIES, Market, Quotes
-from training import quoting
+from ingestion.simulators.columns import DAY_US, take
+from ingestion.simulators.market import CATEGORIES, Family, Market, MarketProcess, Quotes
+from training import demand_model, quoting
+from training.card import Card, Trained
 from training.pricing_policy import Terms, choose
 from training.quoting import Asked, Demand
 
@@ -28,6 +30,12 @@ FIRST, EVERY = 500, 2_000
 
 type_of_training = Callable[[Floats, Floats, Ints], Demand]
 """From features of matured quotes, whether each was bought, and their times to a model."""
+
+
+def _trained(matrix: Floats, bought: Floats, time_us: Ints) -> Demand:
+    ends = int(time_us[0]), int(time_us[-1])
+    card = Card(PRICING.domain, "", PRICING.names, PRICING.hash, Trained(*ends, ends[1], len(bought)))
+    return demand_model.with_doubt(demand_model.train(matrix, bought, card), matrix, 1.0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Rehearsed:
     at_list_price: Floats
     without_exploration: Floats
     """Had the policy shown what it believes to be best."""
+    off: Flags
+    """Whether the product's list price is far from its best."""
     trainings: int
 
     def share(self, part: slice = slice(None)) -> float:
@@ -54,14 +64,59 @@ class Rehearsed:
         return [self.share(slice(a, b)) for a, b in pairwise(edges)]
 
     @property
+    def last_quarter(self) -> slice:
+        """The newest fourth of the quotes."""
+        return slice(3 * len(self.earned) // 4, None)
+
+    @property
     def exploration_cost(self) -> float:
         """Share of the margin that exploration gave up once there was a model."""
         whole = self.without_exploration.sum()
         return float((whole - self.earned.sum()) / whole)
 
+    @property
+    def gain_where_off(self) -> float:
+        """What the last quarter earned above the list price, of products whose list price is far off."""
+        rows = np.flatnonzero(self.off[self.last_quarter]) + self.last_quarter.start
+        return float(self.earned[rows].sum() / self.at_list_price[rows].sum() - 1.0)
+
+    def recovery(self, day: int, block: int, enough: float) -> int | None:
+        """Quotes after the beginning of a day until a block of them earns enough again; None if none does."""
+        first_us = (self.event_time_us[0] // DAY_US + day) * DAY_US
+        first = int(np.searchsorted(self.event_time_us, first_us))
+        for start in range(first, len(self.earned) - block + 1, block):
+            if self.share(slice(start, start + block)) >= enough:
+                return start + block - first
+        return None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A market to be priced."""
+
+    family: Family
+    seed: int
+    quotes: int = 40_000
+    shift_day: int | None = None
+    """From this day on buyers are willing to pay `shift_factor` times as much."""
+    shift_factor: float = 2 / 3
+
+    def market(self) -> Market:
+        """Ten products, of which six have a list price that is off by a third."""
+        shift = {"shift_first_day": self.shift_day, "shift_factor": self.shift_factor}
+        return Market(MarketProcess(self.seed, family=self.family, **shift))  # type: ignore[arg-type]
+
+
+def played(scenario: Scenario, policy: PricingPolicy) -> Rehearsed:
+    """Price such a market with the demand model of the pricing task."""
+    market = scenario.market()
+    days = math.ceil(1.3 * scenario.quotes / market.process.quotes_per_day) + 2
+    quotes = market.quotes(days)
+    return rehearse(market, take(quotes, np.arange(len(quotes)) < scenario.quotes), policy, scenario.seed)
+
 
 def rehearse(
-    market: Market, quotes: Quotes, policy: PricingPolicy, train: type_of_training, seed: int
+    market: Market, quotes: Quotes, policy: PricingPolicy, seed: int, train: type_of_training = _trained
 ) -> Rehearsed:
     """Price the quotes in their order, learning as they go."""
     return _Rehearsal(market, quotes, policy, train, seed).run()
@@ -151,8 +206,16 @@ class _Rehearsal:
         best = self._market.optimal(self._quotes, bounded=True).expected
         return Rehearsed(
             self._quotes.event_time_us, self._price, margin(self._price), best, margin(shown),
-            margin(self._sure), self._trainings,
+            margin(self._sure), self._off(), self._trainings,
         )  # fmt: skip
+
+    def _off(self) -> Flags:
+        """List prices that are off by a fifth or more from the best of a product's quotes."""
+        products, best = self._market.products, self._market.optimal(self._quotes, bounded=True).price
+        usual = np.array([np.median(best[self._quotes.product == row]) for row in range(len(products))])
+        ratio = np.abs(np.log(products.list_price / usual))
+        found: Flags = (ratio > np.log(1.2))[self._quotes.product]
+        return found
 
     def _margin(self, price: Floats) -> Floats:
         return (price - self._terms.unit_cost) * self._market.probability(self._quotes, price)
