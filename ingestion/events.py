@@ -106,6 +106,7 @@ class Quote(BaseModel):
     context: Attributes = {}
     exploration: bool = False
     propensity: Annotated[float, Field(ge=0, le=1)] | None = None
+    held: bool = False
     model: dict[str, Any] = {}
 
 

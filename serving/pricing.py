@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
 
-from features.pricing import PRICING, PRODUCT, at_prices, last_price, request_columns
+from features.pricing import PRICING, PRODUCT, at_prices, day_price, impersonal, last_price, request_columns
 from features.state import MICROSECONDS, Floats
 from infra.settings import Objective, PricingPolicy, Product
 from ingestion.events import QuoteRequest, microseconds
@@ -51,6 +51,15 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A price that the same context was quoted a moment ago, and how it came about then."""
+
+    price: float
+    propensity: float
+    exploration: bool
+
+
+@dataclass(frozen=True)
 class Known:
     """What was known when the price was asked for."""
 
@@ -61,6 +70,8 @@ class Known:
     """The state is not that of the store, because it did not answer: then the list price is quoted."""
     took_ms: float = 0.0
     """What finding it out took, for `latency_ms`."""
+    held: Held | None = None
+    """What the same context was quoted, to be quoted again; None if nothing was."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ def quote(
     used = None if known.degraded else model
     curve = None if used is None else _curve(asked, used, policy.rules)
     model_ms = _since_ms(start)
-    chosen = _chosen(asked, curve, policy.rules, draws)
+    chosen = _repeated(asked, _chosen(asked, curve, policy.rules, draws), policy.rules)
     row = asked.matrix(chosen.price)
     answer = _answer(asked, chosen, curve, policy) | _demand(asked, float(chosen.price[0]), row, used, curve)
     total_ms = known.took_ms + _since_ms(start)
@@ -126,13 +137,14 @@ def quote(
 
 def _asked(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Asked:
     product = known.product
-    columns = request_columns(
+    given = request_columns(
         np.array([product.list_price]),
         np.array([product.list_price]),
         np.array([product.unit_cost]),
         [request.segment],
         [request.context],
     )
+    columns = impersonal(given, rules.unused)
     at_s = microseconds(request.event_time) / MICROSECONDS
     return _Asked(request, known, request.objective or rules.objective, columns, at_s)
 
@@ -178,7 +190,18 @@ def _limits(asked: _Asked, rules: PricingPolicy) -> Limits:
             )
         )
     )
-    return policies.limits(terms, last_price(asked.known.state), asked.objective, rules)
+    state = asked.known.state
+    began = day_price(state, np.array([asked.at_s]))
+    return policies.limits(terms, last_price(state), asked.objective, rules, began)
+
+
+def _repeated(asked: _Asked, chosen: Chosen, rules: PricingPolicy) -> Chosen:
+    """What is held, as it came about when it was first quoted; else what was chosen."""
+    held = asked.known.held
+    if held is None:
+        return chosen
+    again = policies.repeated(chosen, np.array([held.price]), _limits(asked, rules), rules)
+    return replace(again, exploration=np.array([held.exploration]), propensity=np.array([held.propensity]))
 
 
 def _answer(asked: _Asked, chosen: Chosen, curve: _Curve | None, policy: Policy) -> dict[str, Any]:
@@ -194,6 +217,7 @@ def _answer(asked: _Asked, chosen: Chosen, curve: _Curve | None, policy: Policy)
         "demand_curve": [] if curve is None else _points(curve),
         "exploration": bool(chosen.exploration[0]),
         "propensity": min(float(chosen.propensity[0]), 1.0),
+        "held": asked.known.held is not None,
         "policy_version": policy.version,
         "degraded": asked.known.degraded,
         "event_time": _rfc3339(request.event_time),
