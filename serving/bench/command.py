@@ -272,8 +272,8 @@ def _print(result: Benched) -> None:
     console.print("Stolen: share of the cores' time that a virtual machine's host gave to others.")
     console.print(f"Backfill: {result.backfill_rows_per_s:,.0f} payments/s, each with its label.")
     console.print(
-        f"Guardrails: {result.guarded.guardrail_breaches:,} breaches in {result.guarded.quotes:,} random quotes,"
-        f" {result.guarded.guarded_quotes_per_s:,.0f} quotes/s."
+        f"Guardrails: {result.guarded.guardrail_breaches:,} breaches in {result.guarded.quotes:,} random"
+        f" quotes, {result.guarded.guarded_quotes_per_s:,.0f} quotes/s."
     )
     console.print(
         "Simulators: " + ", ".join(f"{step} {rate:,.0f}/s" for step, rate in result.simulated_per_s.items())
