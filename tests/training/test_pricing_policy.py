@@ -254,15 +254,24 @@ def test_a_repeated_price_keeps_how_the_new_one_came_about() -> None:
 
 
 @pytest.mark.parametrize(
-    "terms", [(np.nan, np.nan, 5.0), (-np.inf, np.inf, np.nan), (90.0, np.nan, -1.0), (np.inf, 0.0, 0.0)]
+    ("floor", "cost", "step", "least"),
+    [
+        (np.nan, np.nan, 5.0, 0.0),
+        (40.0, np.nan, 5.0, 40.0),
+        (-np.inf, np.inf, np.nan, 80.0),
+        (90.0, np.nan, -1.0, 80.0),
+        (np.inf, 0.0, 0.0, 80.0),
+    ],
 )
-def test_terms_that_are_no_numbers_bound_nothing(terms: tuple[float, float, float]) -> None:
-    floor, cost, step = terms
+def test_terms_that_are_no_numbers_bound_nothing(
+    floor: float, cost: float, step: float, least: float
+) -> None:
     product = Terms(*(np.array([each]) for each in (50.0, cost, floor, 80.0, step)))
     for last in (np.nan, np.inf, 0.0, -1.0, 60.0):
         within = limits(product, np.array([last]), "margin", POLICY, np.array([last]))
         price = guarded(np.array([70.03]), within, 0.1)[0, -1]
-        assert 0.0 <= within.low[0] <= price <= within.high[0] <= 80.0
+        assert within.floor[0] == least
+        assert least <= within.low[0] <= price <= within.high[0] <= 80.0
 
 
 def test_objectives_choose_what_they_say() -> None:
