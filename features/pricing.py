@@ -4,13 +4,13 @@ Event kinds of the product stream: a quote (a price that was shown), and its out
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from features.definition import feature_set, ratio
-from features.state import MICROSECONDS, Decayed, Entity, Floats, Ints, Latest
+from features.state import DAY_S, MICROSECONDS, Decayed, Entity, FirstOfDay, Floats, Ints, Latest
 
 QUOTE, OUTCOME = 0, 1
 
@@ -31,11 +31,15 @@ PRODUCT = Entity(
         Decayed("sale", OUTCOME, "sale_price", OUTCOME_LIVES, ("n", "sum")),
         Latest("last_price", QUOTE, "price", clock="quoted_at"),
         Latest("quoted_at", QUOTE, "time_s", clock="quoted_at"),
+        FirstOfDay("day_price", QUOTE, "price", clock="day_began_at"),
+        FirstOfDay("day_began_at", QUOTE, "time_s", clock="day_began_at"),
     ),
 )
 
 CONTEXT = ("inventory", "hours_to_departure", "competitor_price")
 """Fields of a request's context that features read; others are kept in the history for later."""
+GIVEN = ("segment", *CONTEXT)
+"""What features read of that which a request says beside product and objective."""
 CODES = ("product_code", "category_code", "segment_code")
 REQUEST = ("price", "list_price", "unit_cost", *CONTEXT, *CODES)
 """Columns of a request at a price: money in the product's currency, units left, hours, numbers of words."""
@@ -43,7 +47,6 @@ REQUEST = ("price", "list_price", "unit_cost", *CONTEXT, *CODES)
 NOTHING = 1e-6
 """Money up to this is no price that another can be compared with."""
 
-DAY_S = 86_400.0
 _MONDAY = 3
 """Day of the week of 1970-01-01, Monday = 0."""
 
@@ -203,13 +206,36 @@ def request_columns(
 
 
 def at_prices(request: Mapping[str, Floats], prices: Floats) -> dict[str, Floats]:
-    """One request's columns at each of these prices."""
-    return {name: np.repeat(value, len(prices)) for name, value in request.items()} | {"price": prices}
+    """Columns of n requests at k prices each, a request's together; `prices` has shape (n, k)."""
+    repeated = {name: np.repeat(value, prices.shape[-1]) for name, value in request.items()}
+    return repeated | {"price": prices.ravel()}
 
 
 def last_price(states: Floats) -> Floats:
     """Price shown last, from states of shape (n, columns); NaN before the first."""
     return states[:, PRODUCT.blocks["last_price"]][:, 0]
+
+
+def day_price(states: Floats, at_s: Floats) -> Floats:
+    """Price that each product's day began with, from states of shape (n, columns); NaN before the first.
+
+    The first price shown on the day (UTC) of `at_s`; before one was shown on that day, the price shown last.
+    """
+    first = states[:, PRODUCT.blocks["day_price"]][:, 0]
+    began_s = states[:, PRODUCT.blocks["day_began_at"]][:, 0]
+    return np.where(at_s // DAY_S > began_s // DAY_S, last_price(states), first)
+
+
+def impersonal(request: Mapping[str, Floats], personal: Collection[str]) -> dict[str, Floats]:
+    """Request columns without what tells of a person: NaN, as if it had not been given.
+
+    `personal` has `segment` and names of fields of the context; those that no feature reads are not among the
+    columns, and are no reason to complain.
+    """
+    blank = {"segment_code" if name == "segment" else name for name in personal if name in GIVEN}
+    return {
+        name: np.full_like(column, np.nan) if name in blank else column for name, column in request.items()
+    }
 
 
 def _number(value: object) -> float:

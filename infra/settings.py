@@ -103,6 +103,10 @@ class PricingPolicy(Section):
     min_margin_share: Share
     price_step: Positive
     max_step_share: Share
+    max_day_share: Positive = 0.3
+    same_price_s: Annotated[float, Field(ge=0, le=604_800)] = 0.0
+    personal: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    use_personal: bool = False
     candidate_low: Positive
     candidate_high: Positive
     candidates: Annotated[int, Field(ge=2, le=1000)]
@@ -115,6 +119,11 @@ class PricingPolicy(Section):
         if self.candidate_low >= self.candidate_high:
             raise ValueError("expected candidate_low under candidate_high")
         return self
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What a request may tell of a person and no price may depend on."""
+        return () if self.use_personal else self.personal
 
 
 class Product(Section):

@@ -108,6 +108,7 @@ class Quote(BaseModel):
     context: QuotedContext = {}
     exploration: bool = False
     propensity: Annotated[float, Field(ge=0, le=1)] | None = None
+    held: bool = False
     model: dict[str, Any] = {}
 
 

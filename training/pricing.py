@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import replay
-from features.pricing import PRICING
+from features.pricing import PRICING, impersonal
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
-from infra.settings import Settings
+from infra.settings import PricingPolicy, Settings
 from ingestion import file_source, mapping
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
 from training import booster, demand_model, elasticity, metrics, plots
@@ -22,6 +22,7 @@ from training.demand_model import DemandModel
 from training.elasticity import ConstantElasticity
 from training.gate import Comparison, Evidence
 from training.models import Scorer
+from training.parity import common, groups_of, parity
 from training.pricing_file import evaluate
 from training.stores import feature_store
 from training.tasks import EventFile, Incumbent, Task, Trial
@@ -33,7 +34,6 @@ BASELINE = "constant_elasticity"
 HEADLINE = ("log_loss", "poisson_deviance", "brier", "auc_roc", "expected_calibration_error", "elasticity")
 
 _LEAST = 1e-9
-_SLICE_VALUES = 12
 
 
 def from_history(settings: Settings, window: Window) -> Dataset:
@@ -42,30 +42,41 @@ def from_history(settings: Settings, window: Window) -> Dataset:
     with replay.alone(settings.home, PRICING.domain):
         replay.refresh(settings.home, history, PRICING.domain)
         spine = replay.spine(settings.home, PRICING.domain, window.start_us, _matured_us(window) + 1)
-        matrix = joined(PRICING, spine, feature_store(settings, PRICING))
+        matrix = joined(PRICING, _without_persons(spine, settings.pricing), feature_store(settings, PRICING))
     outcomes = history.read(OUTCOMES, None, window.cutoff_us + 1, ["quote_id", "event_time_us", "units"])
-    described = history.read(QUOTES, window.start_us, _matured_us(window) + 1, ["quote_id", "segment"])
-    return _dataset(spine, matrix, outcomes, described, window)
+    described = history.read(QUOTES, window.start_us, _matured_us(window) + 1, _DESCRIBED)
+    return _dataset(spine, matrix, outcomes, described, window, settings.pricing)
 
 
 def from_file(settings: Settings, file: EventFile, span: Span) -> Dataset:
     """The same from a file of past prices, by the fold alone."""
     found = file_source.prices(file.data, mapping.load(file.mapping), settings.currency)
     events = file_source.placed(found, [entity.name for entity in PRICING.entities], start=0)
-    return from_tables(events.decided, events.settled, span)
+    return from_tables(events.decided, events.settled, span, settings.pricing)
 
 
-def from_tables(quotes: pa.Table, outcomes: pa.Table, span: Span) -> Dataset:
-    """The same from tables shaped as the history's."""
+def from_tables(
+    quotes: pa.Table, outcomes: pa.Table, span: Span, policy: PricingPolicy | None = None
+) -> Dataset:
+    """The same from tables shaped as the history's; without a policy nothing tells of a person."""
     if not quotes.num_rows or not outcomes.num_rows:
         raise UserError(f"expected quotes and outcomes, got {quotes.num_rows} and {outcomes.num_rows}.")
-    values = replay.matrix_of(PRICING, quotes, outcomes).values
+    unused = policy.unused if policy else ()
+    values = replay.matrix_of(PRICING, quotes, outcomes, lambda asked: impersonal(asked, unused)).values
     times, arrived = quotes["event_time_us"].to_numpy(), outcomes["event_time_us"].to_numpy()
     window = span.window(int(max(times.max(), arrived.max())))
     start_us = times.min() if window.start_us is None else window.start_us
     chosen = (times >= start_us) & (times <= _matured_us(window))
     rows = quotes.filter(pa.array(chosen))
-    return _dataset(rows, values[chosen], outcomes, rows, window)
+    return _dataset(rows, values[chosen], outcomes, rows, window, policy)
+
+
+def _without_persons(spine: pa.Table, policy: PricingPolicy) -> pa.Table:
+    """Request columns as a request's features know them."""
+    asked = {name: spine[name].to_numpy() for name in PRICING.request}
+    for name, column in impersonal(asked, policy.unused).items():
+        spine = spine.set_column(spine.column_names.index(name), name, pa.array(column))
+    return spine
 
 
 def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Trial:
@@ -145,7 +156,11 @@ class _Judged:
             rows_train=len(before),
             rows_test=len(self.rows),
             slices=slices,
-            documents={f"{BASELINE}.json": asdict(self.simple), "demand.json": dict(model.card.extra)},
+            documents={
+                f"{BASELINE}.json": asdict(self.simple),
+                "demand.json": dict(model.card.extra),
+                "parity.json": parity(self.rows),
+            },
             figures=self._plots(chances["lightgbm"], model, slices),
             notes=notes,
         )
@@ -202,13 +217,7 @@ def _compared(own: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]
 
 def _slices(rows: Dataset) -> dict[str, Objects]:
     """Product and segment of each row; rare values together."""
-    return {name: _common(rows.columns[f"{name}_name"]) for name in ("product", "segment")}
-
-
-def _common(values: Objects) -> Objects:
-    known = pd.Series(values, dtype=object).fillna("unknown")
-    frequent = known.value_counts().index[:_SLICE_VALUES]
-    return known.where(known.isin(frequent), "other").to_numpy(object)
+    return {name: common(rows.columns[f"{name}_name"]) for name in ("product", "segment")}
 
 
 def _enough(rows: Dataset) -> None:
@@ -238,17 +247,27 @@ def _units(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> Floats:
     return found
 
 
+_DESCRIBED = ["quote_id", "segment", "context"]
+
+
 def _dataset(
-    rows: pa.Table, matrix: Floats, outcomes: pa.Table, described: pa.Table, window: Window
+    rows: pa.Table,
+    matrix: Floats,
+    outcomes: pa.Table,
+    described: pa.Table,
+    window: Window,
+    policy: PricingPolicy | None,
 ) -> Dataset:
-    """In order of time; `described` has the segments by quote id."""
+    """In order of time; `described` has segment and context by quote id."""
     ids = rows["quote_id"].to_pandas().to_numpy(object)
     units = _units(ids, outcomes, window.cutoff_us)
-    segments = described.select(["quote_id", "segment"]).to_pandas().drop_duplicates("quote_id")
+    said = described.select(_DESCRIBED).to_pandas().drop_duplicates("quote_id")
+    said = said.set_index("quote_id").reindex(ids)
     columns = {
         "units": units,
         "product_name": rows["product_id"].to_pandas().to_numpy(object),
-        "segment_name": segments.set_index("quote_id")["segment"].reindex(ids).to_numpy(object),
+        "segment_name": said["segment"].to_numpy(object),
+        **groups_of(said, policy.personal if policy and policy.use_personal else ()),
     }
     time_us: Ints = rows["event_time_us"].to_numpy()
     order = np.argsort(time_us, kind="stable")

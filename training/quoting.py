@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from features.pricing import PRICING, PRODUCT, last_price
+from features.pricing import PRICING, PRODUCT, at_prices, day_price, last_price
 from features.state import Flags, Floats
 from infra.settings import Objective, PricingPolicy
 from training import pricing_policy as policies
@@ -57,9 +57,8 @@ class Asked:
     def matrix(self, prices: Floats) -> Floats:
         """Features at prices of shape (n, k), shape (n k, features), a request's prices together."""
         k = prices.shape[1]
-        columns = {name: np.repeat(value, k) for name, value in self.columns.items()}
         states = {PRODUCT.name: np.repeat(self.states, k, axis=0)}
-        return PRICING.matrix(states, columns | {"price": prices.ravel()}, np.repeat(self.at_s, k))
+        return PRICING.matrix(states, at_prices(self.columns, prices), np.repeat(self.at_s, k))
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,8 @@ def offers(asked: Asked, found: Curves | None, policy: PricingPolicy) -> Offers:
 
 def limits(asked: Asked, policy: PricingPolicy) -> Limits:
     """Where the guardrails let each price lie."""
-    return policies.limits(asked.terms, last_price(asked.states), asked.objective, policy)
+    began = day_price(asked.states, asked.at_s)
+    return policies.limits(asked.terms, last_price(asked.states), asked.objective, policy, began)
 
 
 def _worth(asked: Asked, price: Floats, chance: Floats, policy: PricingPolicy) -> Floats:

@@ -1,6 +1,7 @@
 """Quotes by models whose demand is known."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from features.pricing import OUTCOME, PRICING, PRODUCT, QUOTE, event_values
 from features.state import Events, Floats, States, fold
 from infra.settings import Objective, PricingPolicy, Product
 from ingestion.events import Quote, QuoteRequest
-from serving.pricing import BASELINE, Known, Policy, quote
+from serving.pricing import BASELINE, Held, Known, Policy, quote
 from training.card import Card, Trained
 from training.demand import GRID, Doubt, kept
 
@@ -97,7 +98,7 @@ def test_the_answer_has_what_the_contract_names() -> None:
         "expected", "exploration", "propensity", "model", "policy_version", "degraded", "latency_ms",
     }  # fmt: skip
     event = {
-        "event_time", "product_id", "segment", "context", "list_price", "unit_cost", "features",
+        "event_time", "product_id", "segment", "context", "list_price", "unit_cost", "features", "held",
     }  # fmt: skip
     assert set(answer) == contract | event
     assert set(answer["demand_curve"][0]) == {"price", "purchase_probability", "low", "high"}
@@ -113,7 +114,7 @@ def test_the_answer_is_an_event_that_the_worker_takes() -> None:
     event = Quote.model_validate_json(orjson.dumps(answer))
     assert (event.price, event.list_price, event.unit_cost) == (answer["price"], 50.0, 20.0)
     assert event.event_time == asked().event_time
-    assert event.context == {"inventory": 12.0}
+    assert event.context == {"inventory": 12.0, "category": "shoes"}
     assert event.model["version"] == "3"
 
 
@@ -186,6 +187,49 @@ def test_each_guardrail_that_moved_the_price_is_told_with_before_and_after() -> 
     assert point["code"] == "PRICE_POINT"
     assert point["before"] == 62.05
     assert point["after"] == answer["price"] == 62.1, "62.0 would be too large a step"
+
+
+def test_a_day_has_its_largest_step_too() -> None:
+    policy = Policy(RULES.model_copy(update={"max_day_share": 0.04}), "v1")
+    answer = quote(asked(), Known(SHOES, shown(70.0)), KnownDemand(), policy, never())
+    assert [(each["code"], each["after"]) for each in answer["guardrails"]] == [
+        ("MAX_STEP", 62.0),
+        ("MAX_DAY_STEP", 67.2),
+    ]
+    assert answer["price"] == 67.2
+
+
+def test_what_is_held_is_quoted_again_as_it_came_about() -> None:
+    held = Held(44.4, propensity=0.002, exploration=True)
+    known = Known(SHOES, shown(70.0), held=held)
+    answer = quote(asked(), known, KnownDemand(), POLICY, never())
+    assert answer["guardrails"][-1] == {"code": "SAME_CONTEXT", "before": 62.0, "after": 44.4}
+    assert (answer["price"], answer["propensity"], answer["exploration"]) == (44.4, 0.002, True)
+    assert answer["held"] is True
+    assert answer["features"]["price_to_list"] == 44.4 / 50.0
+    event = Quote.model_validate_json(orjson.dumps(answer))
+    assert (event.price, event.held) == (44.4, True)
+    assert quote(asked(), Known(SHOES, shown(70.0)), None, POLICY, never())["held"] is False
+
+
+def test_what_is_held_stays_under_a_ceiling_that_came_meanwhile() -> None:
+    known = Known(SHOES, shown(70.0), held=Held(79.9, 1.0, exploration=False))
+    lower = SHOES.model_copy(update={"ceiling": 71.25})
+    assert quote(asked(), known, None, POLICY, never())["price"] == 79.9
+    assert quote(asked(), replace(known, product=lower), None, POLICY, never())["price"] == 71.2
+
+
+def test_no_price_knows_of_a_person_unless_the_policy_says_so() -> None:
+    def seen(**settings: object) -> dict[str, float]:
+        policy = Policy(RULES.model_copy(update=settings), "v1")
+        answer = quote(asked(inventory=12), Known(SHOES, COLD), KnownDemand(), policy, never())
+        features: dict[str, float] = answer["features"]
+        return features
+
+    personal = {"personal": ("segment", "inventory")}
+    for name in ("segment_code", "inventory"):
+        assert np.isnan(seen(**personal)[name])
+        assert seen(**personal, use_personal=True)[name] == seen()[name] > 0
 
 
 def test_without_a_model_the_list_price() -> None:

@@ -132,6 +132,23 @@ def test_the_feature_store_joins_what_the_fold_alone_gives(settings: Settings, t
     assert joined.columns["segment_name"].tolist() == folded.columns["segment_name"].tolist()
 
 
+def test_both_ways_of_joining_know_nothing_of_a_person(settings: Settings, tmp_path: Path) -> None:
+    events = past(Market(MarketProcess(seed=5, products=2, quotes_per_day=30)), 6)
+    policy = settings.pricing.model_copy(update={"personal": ("segment", "competitor_price")})
+    here = settings.model_copy(update={"home": tmp_path, "pricing": policy})
+    history = History(here.history)
+    history.append(QUOTES, events.decided)
+    history.append(OUTCOMES, events.settled)
+    folded = pricing.from_tables(events.decided, events.settled, Span(), policy)
+    newest = newest_us(history, pricing.TASK.tables)
+    assert newest is not None
+    assert pricing.from_history(here, Span().window(newest)).version == folded.version
+    for name in ("segment_code", "competitor_to_list", "price_to_competitor"):
+        assert np.isnan(folded.matrix[:, PRICING.names.index(name)]).all(), name
+    known = pricing.from_tables(events.decided, events.settled, Span())
+    assert not np.isnan(known.matrix[:, PRICING.names.index("segment_code")]).any()
+
+
 def test_features_know_nothing_of_the_quote_itself() -> None:
     quotes = table(some_quotes(["a", "b"], [1, 3]))
     outcomes = table(some_outcomes(["a", "b"], [2, 4], [1.0, 0.0]))
