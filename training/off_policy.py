@@ -94,7 +94,7 @@ class Judgement:
     mean_weight: Interval
     """1 if the log could show every price that the new policy may show."""
     unsupported: float
-    """Share of the new policy's chance where the log says nothing; what the mean weight lacks, if not given."""
+    """Share of the new policy's chance where the log says nothing; if not given, 1 less the mean weight."""
     refusals: tuple[str, ...]
     """Why the log cannot judge the new policy; empty if it can."""
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
