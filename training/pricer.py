@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -9,9 +10,19 @@ from features.state import Floats
 from infra.settings import Objective, PricingPolicy
 from training import demand
 from training import pricing_policy as policies
-from training.models import Scorer
+from training.card import Card
 from training.pricing_log import Past
 from training.pricing_policy import Offers
+
+
+class Demand(Protocol):
+    """What prices need of a model; `training.models.Scorer` is one."""
+
+    card: Card
+
+    def predict(self, matrix: Floats) -> Floats:
+        """Chance of purchase of each row of the matrix of `PRICING`, shape (n,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -19,7 +30,7 @@ class Pricer:
     """A pricing policy with the model that it prices by."""
 
     rules: PricingPolicy
-    model: Scorer | None
+    model: Demand | None
     """None: the list price is what it wants."""
 
     def offers(self, past: Past, objective: Objective) -> Offers:

@@ -33,6 +33,7 @@ from infra.settings import Objective, PricingPolicy, Product, Settings, policy_v
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
 from training import models
 from training.champions import Champions
+from training.gate import Limit
 from training.off_policy import Estimate, Interval, Judgement, Logged, judge
 from training.pricer import Pricer
 from training.pricing_log import Past, past_of
@@ -232,6 +233,23 @@ def judged(
         by_measure={name: _refused(each, share) for name, each in _judgements(found, past).items()},
         notes=_notes(used, new),
     )
+
+
+def challenger_limit(past: Past, quoted: Mapping[str, Pricer], challenger: Pricer) -> Limit:
+    """For the gate: the log must not show that a challenger's prices are worth less than those shown.
+
+    It fails only if the whole 95 % interval of the gain lies below 0; a log that cannot tell says nothing
+    (NaN). The quotes must be younger than what the challenger has learned from.
+
+    Args:
+        past: of which there are some.
+        quoted: the policy that quoted, by the version of its model.
+        challenger: the policy of the settings with the challenger's model.
+    """
+    found = judged(past, quoted, challenger, challenger.rules, {})
+    best, measure = found.judged.best, _measure(found.objective)
+    value = np.nan if best is None else best.gain.high
+    return Limit(f"upper end of the gain in {measure} a quote, judged from the log,", value, low=0.0)
 
 
 def compared(past: Past, quoted: Mapping[str, Pricer], new: Pricer, present: PricingPolicy) -> Compared:

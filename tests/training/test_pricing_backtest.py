@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,10 @@ import pyarrow as pa
 import pytest
 
 from features.pricing import OUTCOME, PRICING, PRODUCT, QUOTE, event_values
-from features.state import Events, Ints, States, fold
+from features.state import Events, Floats, Ints, States, fold
 from infra import cli
 from infra.errors import UserError
-from infra.settings import Objective, PricingPolicy, Product, load
+from infra.settings import Objective, PricingPolicy, Product, load, policy_version
 from ingestion import simulated
 from ingestion.events import QuoteRequest
 from ingestion.file_source import placed
@@ -29,9 +31,17 @@ from serving.pricing import Known, Policy, quote
 from training import booster, demand, pricing
 from training.champions import Champions
 from training.dataset import Dataset, Span
+from training.gate import judge
 from training.off_policy import DOUBLE, INVERSE, NORMALISED, Judgement
 from training.pricer import Pricer
-from training.pricing_backtest import LEAST_CHANCE, PricingBacktest, judged, weighed
+from training.pricing_backtest import (
+    LEAST_CHANCE,
+    PricingBacktest,
+    challenger_limit,
+    compared,
+    judged,
+    weighed,
+)
 from training.pricing_log import Past, past_of
 from training.pricing_policy import Offers, choose
 
@@ -44,6 +54,7 @@ PRODUCTS = {
     for name, terms in catalogue(MARKET).items()
 }
 DOUBT = demand.Doubt((0.1,) * len(demand.GRID), 0.2, lowest=0.75, highest=1.25, units_per_sale=1.0)
+TWO = replace(DOUBT, units_per_sale=2.0)
 
 
 def policy(**changed: Any) -> PricingPolicy:
@@ -68,7 +79,7 @@ class Log:
 @pytest.fixture(scope="module")
 def model() -> booster.Model:
     """Learned from the past seller's prices; few trees."""
-    events = placed(simulated.past_prices(MARKET, MARKET.simulate(8, 100)), [PRODUCT.name], 0)
+    events = placed(simulated.past_prices(MARKET, MARKET.simulate(6, 100)), [PRODUCT.name], 0)
     data = pricing.from_tables(events.decided, events.settled, Span())
     found = booster.train(data.matrix, data.target, card(data), {**pricing.DEMAND, "num_iterations": 30})
     found.card = replace(found.card, version="1", extra=demand.kept(DOUBT))
@@ -237,7 +248,7 @@ def redrawn(log: Log, model: booster.Model) -> Redrawn:
 
 def test_intervals_hold_the_true_gain(redrawn: Redrawn, model: booster.Model) -> None:
     new = Pricer(policy(exploration_share=0.1, candidate_high=1.0), model)
-    found, truth = redrawn.tried(new, noisy=True, times=30), redrawn.gain(new)
+    found, truth = redrawn.tried(new, noisy=True, times=20), redrawn.gain(new)
     assert truth > 0.02 * found[0].logged.value
     for name in (INVERSE, NORMALISED, DOUBLE):
         gains = [each.estimates[name].gain for each in found]
@@ -248,15 +259,59 @@ def test_intervals_hold_the_true_gain(redrawn: Redrawn, model: booster.Model) ->
 def test_prices_nearby_stand_for_each_other_without_harm(
     redrawn: Redrawn, model: booster.Model, objective: Objective
 ) -> None:
-    """Without the noise of who buys: off by less than one in a hundred, though few prices are met exactly."""
+    """Without the noise of who buys: off by less than one in a hundred, though many prices were never met."""
     new = Pricer(policy(objective=objective, exploration_share=0.2, max_step_share=0.05), model)
-    found, truth = redrawn.tried(new, noisy=False, times=12), redrawn.gain(new)
+    found, truth = redrawn.tried(new, noisy=False, times=8), redrawn.gain(new)
     exact = new.offers(redrawn.past, objective).price[:, :1] == redrawn.old.price
-    assert exact.any(axis=1).mean() < 0.6
+    assert exact.any(axis=1).mean() < 0.8
     for name in (NORMALISED, DOUBLE):
         gains = np.array([each.estimates[name].gain.value for each in found])
         error = abs(gains.mean() - truth)
         assert error < 0.01 * found[0].logged.value + 3 * gains.std() / np.sqrt(len(gains)), name
+
+
+def test_the_models_expectation_is_that_of_every_offer(log: Log, model: booster.Model) -> None:
+    """Chance by chance, with two units a sale."""
+    past = log.past()[0].rows(np.arange(50))
+    pairs = Pricer(PRESENT, booster.Model(model.text, replace(model.card, extra=demand.kept(TWO))))
+    found = compared(past, {"1": pairs}, pairs, PRESENT)
+    shown = 2.0 * model.predict(past.matrix)
+    margin = past.price - past.terms.unit_cost
+    expected = np.column_stack([shown * margin, shown * past.price, shown])
+    np.testing.assert_allclose(found.expected_shown, expected, rtol=1e-9)
+    row = int(np.flatnonzero(past.objective == "margin")[0])
+    one = past.rows(np.array([row]))
+    offered = pairs.offers(one, "margin")
+    total = np.zeros(3)
+    for price, chance in zip(offered.price[0], offered.chance[0], strict=True):
+        units = chance * 2.0 * model.predict(demand.at_price(one.matrix, price / one.terms.list_price))[0]
+        total += units * np.array([price - one.terms.unit_cost[0], price, 1.0])
+    np.testing.assert_allclose(found.expected_new[row], total)
+
+
+def test_a_challenger_that_is_shown_to_be_worse_fails_the_gate(
+    redrawn: Redrawn, model: booster.Model
+) -> None:
+    """It believes that demand never falls with the price, where only what got cheaper is bought."""
+    present, past = Pricer(PRESENT, model), redrawn.drawn(np.random.default_rng(1), noisy=False)
+    past = replace(past, units=(past.price < past.last_price).astype(np.float64))
+    flat = Pricer(PRESENT, Flat(model.card))
+    worse = challenger_limit(past, {"1": present}, flat)
+    assert worse.value < worse.low == 0.0
+    assert not judge([], [], 0.0, [worse]).passed
+    assert judge([], [], 0.0, [challenger_limit(past, {"1": present}, present)]).passed
+    few = past.rows(np.arange(len(past)) < 30)
+    assert np.isnan(challenger_limit(few, {"1": present}, flat).value), "too few quotes say nothing"
+
+
+class Flat:
+    """Every price is bought as often."""
+
+    def __init__(self, card: booster.Card) -> None:
+        self.card = replace(card, extra={})
+
+    def predict(self, matrix: Floats) -> Floats:
+        return np.full(len(matrix), 0.3)
 
 
 def test_the_weight_of_a_price_is_its_neighbours_chance() -> None:
@@ -343,6 +398,7 @@ def test_the_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["quotes"] > 2_000
     assert found["refusals"] == []
+    assert found["policy_version"] == policy_version(policy(exploration_share=0.1))
     assert set(found["estimates"]["margin"]) == {INVERSE, NORMALISED, DOUBLE}
     assert (
         found["estimates"]["margin"][DOUBLE]["gain"]["low"]
@@ -355,6 +411,31 @@ def test_the_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "doubly robust" in shown
     assert "No difference is seen: " in shown or "The new policy is better: " in shown
+
+
+class Products(BaseHTTPRequestHandler):
+    """The API's catalogue, without the first product."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/v1/products" else 404)
+        self.end_headers()
+        self.wfile.write(orjson.dumps([each.model_dump() for each in list(PRODUCTS.values())[1:]]))
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_the_catalogue_is_that_of_the_api(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "new.toml").write_text("")
+    with HTTPServer(("127.0.0.1", 0), Products) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("TOLLGATE_ADDRESSES__API", f"http://127.0.0.1:{server.server_port}")
+        assert cli.run(["backtest", "pricing", "--policy", str(home / "new.toml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["left_out"]["of products that are not in the catalogue"] > 100
+    assert not any("gave no catalogue" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize(
