@@ -9,7 +9,7 @@ w the new policy's chance of the price shown over its propensity, q what a model
 
 What they estimate is the mean worth of a quote under the new policy, over all quotes of the kind that was
 logged, not over these very quotes alone: that is what a decision about coming quotes needs. A 95 % interval
-is the normal one with the variance of the estimate's influence function (delta method). It takes quotes for
+comes from the estimate's influence function (delta method), corrected for its skewness. It takes quotes for
 independent; as an interval for the logged quotes themselves it is wide, never narrow.
 
 Where the log could never have shown a price, nothing of it is known: inverse propensity counts it as worth
@@ -31,6 +31,7 @@ Conclusion = Literal["better", "worse", "no difference seen", "cannot be judged"
 
 INVERSE, NORMALISED, DOUBLE = "inverse_propensity", "self_normalised", "doubly_robust"
 
+_SYMMETRIC = 1e-6
 _IMPLAUSIBLE = 4.0
 """Standard errors that the mean weight may lie off before the propensities are not believed."""
 
@@ -150,10 +151,28 @@ def effective_size(weight: Floats) -> float:
 
 
 def interval(value: float, influence: Floats) -> Interval:
-    """95 % interval of an estimate from each row's influence on it; without end for a single row."""
-    n = len(influence)
-    half = NORMAL_95 * float(np.sqrt((influence**2).sum() / (n * (n - 1)))) if n > 1 else np.inf
-    return Interval(float(value), float(value - half), float(value + half))
+    """95 % interval of an estimate from each row's influence on it; without end for a single row.
+
+    Corrected for skewness by Hall's transformation (1992): few quotes of great weight are bought.
+    """
+    n, spread = len(influence), float(np.sqrt((influence**2).mean()))
+    if n < 2:
+        return Interval(float(value), -np.inf, np.inf)
+    skewness = float((influence**3).mean()) / spread**3 / np.sqrt(n) if spread else 0.0
+    error = spread / np.sqrt(n - 1)
+    low, high = (value - error * _unskewed(side, skewness) for side in (NORMAL_95, -NORMAL_95))
+    return Interval(float(value), float(low), float(high))
+
+
+def _unskewed(normal: float, skewness: float) -> float:
+    """Quantile of the studentised mean that a normal one stands for; `skewness` over the root of n.
+
+    >>> _unskewed(1.96, 0.0), round(_unskewed(1.96, 0.1), 2), round(_unskewed(-1.96, 0.1), 2)
+    (1.96, 1.83, -2.12)
+    """
+    if abs(skewness) < _SYMMETRIC:
+        return normal
+    return float(3.0 * (np.cbrt(1.0 + skewness * (normal - skewness / 6.0)) - 1.0) / skewness)
 
 
 def _estimates(log: Logged, weight: Floats) -> dict[str, Estimate]:

@@ -34,7 +34,7 @@ from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
 from training import models
 from training.champions import Champions
 from training.gate import Limit
-from training.off_policy import Estimate, Interval, Judgement, Logged, judge
+from training.off_policy import Interval, Judgement, Logged, judge
 from training.pricer import Pricer
 from training.pricing_log import Past, past_of
 from training.pricing_policy import Offers
@@ -136,17 +136,19 @@ class PricingBacktest:
         judged, measure = self.judged, _measure(self.objective)
         if judged.best is None:
             return f"The log cannot judge the new policy: {'; '.join(judged.refusals)}."
-        gain = f"{_shown(judged.best.gain, signed=True)} {measure} a quote against the prices that were shown"
+        gain = (
+            f"{_shown(judged.best.gain, measure, '+')} {measure} a quote against the prices that were shown"
+        )
         if judged.conclusion == "no difference seen":
             return f"No difference is seen: {gain}. More quotes would tell."
         return f"The new policy is {judged.conclusion}: {gain}."
 
     def told(self) -> list[RenderableType]:
-        """Two tables, and what they rest on."""
+        """A table for each measure, and what they rest on."""
         judged = self.judged
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
         return [
-            *([self._table("worth"), self._table("gain")] if judged.estimates else [self._table("worth")]),
+            *map(self._table, self.by_measure),
             f"{self.quotes:,} quotes from {self.first_day} to {self.last_day}"
             + (f"; left out: {left}." if left else "."),
             f"They tell as much as {judged.effective_size:,.0f} quotes of the new policy's own;"
@@ -156,17 +158,15 @@ class PricingBacktest:
             self.sentence(),
         ]
 
-    def _table(self, what: str) -> Table:
-        """Estimates (rows) by measure (columns)."""
-        table = Table(title=f"{what} of a quote, with its 95 % interval", title_justify="left")
-        for column in ("", *self.by_measure):
+    def _table(self, measure: str) -> Table:
+        """Estimates by one measure."""
+        found = self.by_measure[measure]
+        table = Table(title=f"{measure} of a quote, with 95 % interval", title_justify="left")
+        for column in ("", "worth", "gain"):
             table.add_column(column, justify="right" if column else "left")
-        found = list(self.by_measure.values())
-        if what == "worth":
-            table.add_row("as it was", *(_shown(each.logged) for each in found))
-        for name in found[0].estimates:
-            cells = [_cell(each.estimates[name], what) for each in found]
-            table.add_row(_TITLES[name], *cells)
+        table.add_row("as it was", _shown(found.logged, measure), "")
+        for name, each in found.estimates.items():
+            table.add_row(_TITLES[name], _shown(each.worth, measure), _shown(each.gain, measure, "+"))
         return table
 
 
@@ -420,15 +420,14 @@ def _day(time_us: np.int64) -> str:
     return str(np.datetime64(int(time_us // DAY_US), "D"))
 
 
-def _cell(estimate: Estimate, what: str) -> str:
-    return _shown(getattr(estimate, what), signed=what == "gain")
+def _shown(interval: Interval, measure: str, sign: str = "") -> str:
+    """Value and interval.
 
-
-def _shown(interval: Interval, signed: bool = False) -> str:
-    """Value and half the width of its interval.
-
-    >>> _shown(Interval(1.0, -0.5, 2.5), signed=True)
-    '+1.000 ± 1.500'
+    >>> _shown(Interval(1.0, -0.5, 2.5), "margin", "+")
+    '+1.00 (-0.50 to +2.50)'
     """
-    sign = "+" if signed else ""
-    return f"{interval.value:{sign},.3f} ± {interval.high - interval.value:,.3f}"
+    decimals = 3 if measure == "units" else 2
+    value, low, high = (
+        f"{each:{sign},.{decimals}f}" for each in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} ({low} to {high})"
