@@ -159,7 +159,7 @@ def matrix_of(
         known: what of the request columns features may know; all of them if not given.
     """
     log = event_log(domain(features.domain), decided, settled)
-    before = {entity.name: _states_before(log, _lane(log, entity)) for entity in features.entities}
+    before = _before(log)
     request, at_s = (
         known(log.domain.request(log.decided)),
         log.decided["event_time_us"].to_numpy() / MICROSECONDS,
@@ -172,6 +172,14 @@ def matrix_of(
             states, {name: each[part] for name, each in request.items()}, at_s[part]
         )
     return FeatureMatrix(log.decided[log.domain.key], features.names, values)
+
+
+def states_before(features: FeatureSet, decided: pa.Table, settled: pa.Table) -> dict[str, Floats]:
+    """State of each decided event's entities before it, shape (n, columns), by entity name.
+
+    The arguments and the order are those of `matrix_of`.
+    """
+    return _before(event_log(domain(features.domain), decided, settled))
 
 
 def log_of(mine: Domain, history: History) -> EventLog:
@@ -230,6 +238,10 @@ def _states_before(log: EventLog, lane: _Lane) -> Floats:
         decided = chunk.events < n
         before[chunk.events[decided]] = folded.seen[decided]
     return before
+
+
+def _before(log: EventLog) -> dict[str, Floats]:
+    return {entity.name: _states_before(log, _lane(log, entity)) for entity in log.domain.features.entities}
 
 
 def _write_states(log: EventLog, lane: _Lane, states: States, folder: Path, task: Task) -> Ints:

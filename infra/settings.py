@@ -252,13 +252,18 @@ class _Layer:
         return f"{self.path}:{line_of(self.text, location)}"
 
 
-def load() -> Settings:
+def load(over: Path | None = None) -> Settings:
     """Read the settings afresh.
+
+    Args:
+        over: a file like that of `TOLLGATE_CONFIG`, which wins over everything, to try something else.
 
     Raises:
         UserError: a value is wrong; the sentence names the file and line, or the variable.
     """
     layers, home = _layers()
+    if over is not None:
+        layers = [*layers, _file(over, "expected a TOML file")]
     try:
         return Settings(**{**_merged(layers), "home": home})
     except ValidationError as error:
@@ -322,12 +327,12 @@ def _environment() -> Tree:
         raise UserError(f"environment: {error}; expected JSON in this variable.") from None
 
 
-def _file(path: Path) -> _Layer:
+def _file(path: Path, lacking: str = "TOLLGATE_CONFIG must name a TOML file") -> _Layer:
     try:
         text = path.read_text("utf-8")
         return _Layer(path, tomllib.loads(text), text)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; TOLLGATE_CONFIG must name a TOML file.") from None
+        raise UserError(f"{path}: no such file; {lacking}.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except tomllib.TOMLDecodeError as error:

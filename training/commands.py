@@ -126,9 +126,12 @@ def rollback(name: TaskName, why: Why = "asked for", as_json: Json = False) -> N
 
 
 def backtest(
-    name: Annotated[str, typer.Argument(help="fraud")] = "fraud",
+    name: TaskName = "fraud",
     rule: Annotated[str | None, typer.Option(help="Fraud: a condition over features.")] = None,
     outcome: Annotated[RuleOutcome, typer.Option(help="Fraud: what the rule would have said.")] = "review",
+    policy: Annotated[
+        Path | None, typer.Option(help="Pricing: TOML file with what differs in the settings' [pricing].")
+    ] = None,
     days: Annotated[float | None, typer.Option(min=0, help="Look at so many days; else at all.")] = None,
     until: Annotated[
         str | None, typer.Option(help="Label cut-off, event time; else the newest event.")
@@ -137,9 +140,11 @@ def backtest(
     mapping: Mapping = None,
     as_json: Json = False,
 ) -> None:
-    """Try a rule on past payments whose labels are known: what it would have hit, and what that was worth.
+    """Try a fraud rule, or another pricing policy, on what is known of the past, and say what it was worth.
 
     Example: tollgate backtest --rule 'amount > 500 AND terminal_fraud_rate_30d > 0.1' --days 60
+
+    Example: tollgate backtest pricing --policy bolder.toml --days 30
     """
     run = backtest_of(name)
     options = BacktestOptions(
@@ -147,6 +152,7 @@ def backtest(
         file=None if data is None else _file(data, mapping),
         rule=rule,
         outcome=outcome,
+        policy=policy,
     )
     with progress.working(f"Backtest {name}", silent=as_json) as told:
         found = run(settings.load(), options, told)

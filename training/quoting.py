@@ -38,9 +38,32 @@ class Believes(Protocol):
         ...
 
 
+class Requests(Protocol):
+    """n requests with what is known of each."""
+
+    @property
+    def terms(self) -> Terms:
+        """What the catalogue says of each product."""
+
+    @property
+    def objective(self) -> Objective:
+        """Of all of them."""
+
+    @property
+    def last_price(self) -> Floats:
+        """What each product showed last, shape (n,); NaN if nothing."""
+
+    @property
+    def day_price(self) -> Floats:
+        """What each product's day began with, shape (n,); NaN if nothing was shown."""
+
+    def matrix(self, prices: Floats) -> Floats:
+        """Features at prices of shape (n, k), shape (n k, features), a request's prices together."""
+
+
 @dataclass(frozen=True)
 class Asked:
-    """n requests with what is known of each."""
+    """Requests by their columns and the states of their products."""
 
     terms: Terms
     columns: Mapping[str, Floats]
@@ -51,8 +74,15 @@ class Asked:
     """Seconds since 1970 UTC."""
     objective: Objective
 
-    def __len__(self) -> int:
-        return len(self.at_s)
+    @property
+    def last_price(self) -> Floats:
+        """What each product showed last."""
+        return last_price(self.states)
+
+    @property
+    def day_price(self) -> Floats:
+        """What each product's day began with."""
+        return day_price(self.states, self.at_s)
 
     def matrix(self, prices: Floats) -> Floats:
         """Features at prices of shape (n, k), shape (n k, features), a request's prices together."""
@@ -77,7 +107,7 @@ class Curves:
         return replace(self, drawn=self.chance[None])
 
 
-def curves(asked: Asked, model: Demand, policy: PricingPolicy) -> Curves:
+def curves(asked: Requests, model: Demand, policy: PricingPolicy) -> Curves:
     """Demand at the policy's candidates, as far as the data support them."""
     doubt = doubt_of(model.card.extra)
     support = (doubt.lowest, doubt.highest) if doubt else ()
@@ -88,7 +118,7 @@ def curves(asked: Asked, model: Demand, policy: PricingPolicy) -> Curves:
     return Curves(price, chance.reshape(price.shape), drawn.reshape(-1, *price.shape))
 
 
-def offers(asked: Asked, found: Curves | None, policy: PricingPolicy) -> Offers:
+def offers(asked: Requests, found: Curves | None, policy: PricingPolicy) -> Offers:
     """Every price that each request may be shown: around the list price while there is no model."""
     within = limits(asked, policy)
     trials = policies.trials(within, policy)
@@ -101,13 +131,12 @@ def offers(asked: Asked, found: Curves | None, policy: PricingPolicy) -> Offers:
     return policies.offers(np.column_stack(wanted), trials, within, policy, allowed)
 
 
-def limits(asked: Asked, policy: PricingPolicy) -> Limits:
+def limits(asked: Requests, policy: PricingPolicy) -> Limits:
     """Where the guardrails let each price lie."""
-    began = day_price(asked.states, asked.at_s)
-    return policies.limits(asked.terms, last_price(asked.states), asked.objective, policy, began)
+    return policies.limits(asked.terms, asked.last_price, asked.objective, policy, asked.day_price)
 
 
-def _worth(asked: Asked, price: Floats, chance: Floats, policy: PricingPolicy) -> Floats:
+def _worth(asked: Requests, price: Floats, chance: Floats, policy: PricingPolicy) -> Floats:
     return policies.worth(price, chance, asked.terms.unit_cost[:, None], asked.objective, policy)
 
 

@@ -28,6 +28,7 @@ RULES = PricingPolicy(
     candidate_high=1.6,
     candidates=101,
     exploration_share=0.05,
+    exploration_at_start=0.05,
 )
 POLICY = Policy(RULES, "v1")
 SHOES = Product(
