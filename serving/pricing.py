@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from features.state import MICROSECONDS, Floats
 from infra.settings import Objective, PricingPolicy, Product
 from ingestion.events import QuoteRequest, microseconds
 from training import pricing_policy as policies
+from training.bid_prices import bid_prices_of
 from training.card import Card
 from training.demand import Doubt, doubt_of, elasticity
 from training.elasticity import NORMAL_95
@@ -82,6 +83,8 @@ class _Asked:
     objective: Objective
     columns: Mapping[str, Floats]
     at_s: float
+    opportunity_cost: float = 0.0
+    """Of a unit, in money: what it would earn later. 0 unless its stock is perishable."""
 
     @property
     def product(self) -> Product:
@@ -108,6 +111,7 @@ def quote(
     start = time.perf_counter()
     asked = _asked(request, known, policy.rules)
     used = None if known.degraded else model
+    asked = replace(asked, opportunity_cost=_opportunity_cost(asked, used))
     curve = None if used is None else _curve(asked, used, policy.rules)
     model_ms = _since_ms(start)
     chosen = _chosen(asked, curve, policy.rules, draws)
@@ -137,6 +141,14 @@ def _asked(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Asked:
     return _Asked(request, known, request.objective or rules.objective, columns, at_s)
 
 
+def _opportunity_cost(asked: _Asked, model: Demand | None) -> float:
+    """Bid price of a unit now, as the model's card keeps it; 0 where nothing is known of it."""
+    bids = bid_prices_of(model.card.extra, asked.objective, asked.product.product_id) if model else None
+    if bids is None:
+        return 0.0
+    return float(bids.of(asked.columns["inventory"], asked.columns["hours_to_departure"])[0])
+
+
 def _curve(asked: _Asked, model: Demand, rules: PricingPolicy) -> _Curve:
     doubt = doubt_of(model.card.extra)
     list_price = np.array([asked.product.list_price])
@@ -159,7 +171,12 @@ def _chosen(asked: _Asked, curve: _Curve | None, rules: PricingPolicy, draws: Dr
 
 def _best(asked: _Asked, curve: _Curve, rules: PricingPolicy) -> Floats:
     worths = policies.worth(
-        curve.price, curve.chance, np.array(asked.product.unit_cost), asked.objective, rules
+        curve.price,
+        curve.chance,
+        np.array(asked.product.unit_cost),
+        asked.objective,
+        rules,
+        asked.opportunity_cost,
     )
     return policies.best(curve.price[None], worths[None])
 
@@ -192,6 +209,7 @@ def _answer(asked: _Asked, chosen: Chosen, curve: _Curve | None, policy: Policy)
         "objective": asked.objective,
         "guardrails": _guardrails(chosen),
         "demand_curve": [] if curve is None else _points(curve),
+        "opportunity_cost": round(asked.opportunity_cost, _MONEY),
         "exploration": bool(chosen.exploration[0]),
         "propensity": min(float(chosen.propensity[0]), 1.0),
         "policy_version": policy.version,

@@ -15,10 +15,11 @@ from infra.errors import UserError
 from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
-from training import booster, demand, elasticity, metrics, plots
+from training import bid_prices, booster, demand, elasticity, metrics, plots
 from training.booster import Model
 from training.card import Card
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
+from training.departures import in_stock, learned
 from training.elasticity import ConstantElasticity
 from training.gate import Comparison, Evidence
 from training.models import Scorer
@@ -92,7 +93,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     """
     end_us = incumbent.model.card.trained.end_us if incumbent else None
     start_us = holdout_start(data.time_us, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
-    before, after = data.split(start_us)
+    before, after = in_stock(data).split(start_us)
     _enough(before)
     simple = elasticity.fit(before.matrix, before.target, data.features)
     chances = {
@@ -116,9 +117,11 @@ def train(data: Dataset) -> Model:
 
 
 def trained_with_doubt(data: Dataset) -> Model:
-    """The same, with how unsure it is in its card."""
-    model = train(data)
-    model.card = replace(model.card, extra=demand.kept(_doubt(data)))
+    """The same, with how unsure it is in its card, and what perishable stock is worth."""
+    stocked = in_stock(data)
+    model, doubt = train(stocked), _doubt(stocked)
+    bids = bid_prices.kept(learned(data, model, doubt))
+    model.card = replace(model.card, extra=demand.kept(doubt) | bids)
     return model
 
 
