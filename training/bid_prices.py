@@ -20,8 +20,9 @@ from features.state import Floats, Ints
 EXTRA = "bid_prices"
 """Key in a card's `extra`."""
 
-_ARRIVALS_PER_STEP = 0.05
-"""Expected requests in a step at most: two in one are rare, and one more than stock is rarer."""
+_ARRIVALS_PER_STEP, _MOST_STEPS = 0.05, 500
+"""Expected requests in a step: so few that two in one are rare. A busy span has no more than so many steps,
+unless a step's chance of a request would be above 1: of many requests the spread matters less."""
 _BIDS = 513
 """Bid prices at which a request's gain is computed; between them it is a line."""
 _LOW, _LEVELS = 6, 28
@@ -127,7 +128,7 @@ def values(forecast: Forecast, unit_cost: float, capacity: int) -> Floats:
 
 def _span(value: Floats, arrivals: float, bids: Floats, gains: Floats) -> Floats:
     """V one span earlier."""
-    steps = int(np.ceil(arrivals / _ARRIVALS_PER_STEP))
+    steps = max(min(int(np.ceil(arrivals / _ARRIVALS_PER_STEP)), _MOST_STEPS), int(np.ceil(arrivals)))
     for _ in range(steps):
         gain = np.interp(np.diff(value), bids, gains)
         value = value + arrivals / steps * np.concatenate([[0.0], gain])

@@ -22,6 +22,8 @@ _CANDIDATES = 33
 """Prices tried for each of them."""
 _SAME_H = 0.5
 """Moments of departure within so many hours of the next are one."""
+_SURELY = 6.0
+"""Standard deviations that the number of requests is never above its mean by."""
 _KERNEL = np.array([0.25, 0.5, 0.25])
 """Weights of neighbouring spans: the flow of requests changes slowly."""
 _HOUR_US = 3_600 * MICROSECONDS
@@ -36,8 +38,8 @@ def in_stock(data: Dataset) -> Dataset:
 
 
 def perishable(data: Dataset) -> Dataset:
-    """The quotes whose stock and hours to departure are known."""
-    return data.rows(~np.isnan(data.matrix[:, _INVENTORY] + data.matrix[:, _HOURS]))
+    """The quotes before a departure whose stock is known."""
+    return data.rows(~np.isnan(data.matrix[:, _INVENTORY]) & (data.matrix[:, _HOURS] > 0.0))
 
 
 def learned(data: Dataset, model: Predicts, doubt: Doubt) -> dict[str, dict[str, BidPrices]]:
@@ -55,10 +57,15 @@ def learned(data: Dataset, model: Predicts, doubt: Doubt) -> dict[str, dict[str,
         mine = rows.rows(rows.columns["product_name"] == product)
         coming = forecast(mine, model, shares, doubt.units_per_sale)
         cost = float(mine.matrix[-1, _COST_SHARE] * mine.matrix[-1, _LIST_PRICE])
-        capacity = int(mine.matrix[:, _INVENTORY].max())
+        capacity = _capacity(float(mine.matrix[:, _INVENTORY].max()), float(coming.arrivals.sum()))
         margin[product] = bid_prices(coming, cost, capacity)
         revenue[product] = bid_prices(coming, 0.0, capacity)
     return {"margin": margin, "revenue": revenue}
+
+
+def _capacity(most: float, requests: float) -> int:
+    """Stock to look at: what requests, however many come, could not use up has no opportunity cost anyway."""
+    return int(min(most, requests + _SURELY * np.sqrt(requests) + 1.0))
 
 
 def forecast(mine: Dataset, model: Predicts, shares: Floats, units_per_sale: float = 1.0) -> Forecast:

@@ -113,6 +113,12 @@ def test_what_is_kept_is_the_dynamic_program_to_a_few_per_cent() -> None:
     np.testing.assert_allclose(bid_prices(coming, 30.0, 60).of(units, hours), exact, atol=0.02 * exact.max())
 
 
+def test_many_requests_take_few_steps() -> None:
+    """2,000 requests a span: a unit earns the dearest price, at which all are sold."""
+    found = values(flat([2_000.0] * 2), 0.0, 400)[-1]
+    assert found[400] == pytest.approx(400 * 140.0, rel=0.01)
+
+
 def test_revenue_is_margin_without_cost() -> None:
     assert asdict(bid_prices(flat([3.0, 3.0]), 0.0, 3)) != asdict(bid_prices(flat([3.0, 3.0]), 40.0, 3))
     dearer = Forecast(24.0, np.array([3.0, 3.0]), PRICES + 40.0, np.broadcast_to(CHANCE, (2, 1, 3)))

@@ -127,5 +127,10 @@ def test_each_perishable_product_has_its_own_and_others_none() -> None:
     at = np.array(10.0), np.array(200.0)
     assert found["margin"]["busy"].of(*at) > found["margin"]["calm"].of(*at) + 5.0
     assert found["revenue"]["busy"].of(*at) > found["margin"]["busy"].of(*at)
-    data.matrix[:, INVENTORY] = np.nan
+    data.matrix[:, INVENTORY] = 1e12
+    assert np.max(learned(data, Late(), DOUBT)["margin"]["busy"].money[-1][-1]) < 1e-6, "never sold out"
+    hours = data.matrix[:, HOURS].copy()
+    data.matrix[:, HOURS] = 0.0
+    assert learned(data, Late(), DOUBT) == {"margin": {}, "revenue": {}}
+    data.matrix[:, HOURS], data.matrix[:, INVENTORY] = hours, np.nan
     assert learned(data, Late(), DOUBT) == {"margin": {}, "revenue": {}}
