@@ -113,6 +113,7 @@ class PricingPolicy(Section):
     exploration_share: Share
     exploration_max_loss: Share = 1.0
     exploration_at_start: Share = 0.0
+    thompson: bool = True
 
     @model_validator(mode="after")
     def _range(self) -> Self:

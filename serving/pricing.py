@@ -72,6 +72,8 @@ class _Curve:
     chance: Floats
     low: Floats
     high: Floats
+    opportunity_cost: float
+    """Of a unit, in money: what it would earn later."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def _quoted(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Quote
         [request.context | {"category": product.category}],
     )
     asked = Asked(
+        products=[product.product_id],
         terms=_terms(product),
         columns=impersonal(given, rules.unused),
         states=known.state,
@@ -149,7 +152,7 @@ def _told_curve(found: Curves, model: Demand, product: Product) -> _Curve:
     price, chance, doubt = found.price[0], found.chance[0], doubt_of(model.card.extra)
     unknown = np.full_like(chance, np.nan)
     low, high = doubt.band(chance, price / product.list_price) if doubt else (unknown, unknown)
-    return _Curve(price, chance, low, high)
+    return _Curve(price, chance, low, high, float(found.opportunity_cost[0]))
 
 
 def _chosen(quoted: _Quoted, found: Curves | None, rules: PricingPolicy, draws: Draws) -> Chosen:
@@ -179,6 +182,7 @@ def _answer(quoted: _Quoted, chosen: Chosen, curve: _Curve | None, policy: Polic
         "objective": quoted.asked.objective,
         "guardrails": _guardrails(chosen),
         "demand_curve": [] if curve is None else _points(curve),
+        "opportunity_cost": 0.0 if curve is None else round(curve.opportunity_cost, _MONEY),
         "exploration": bool(chosen.exploration[0]),
         "propensity": min(float(chosen.propensity[0]), 1.0),
         "held": quoted.known.held is not None,

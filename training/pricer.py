@@ -1,5 +1,6 @@
 """A pricing policy with its model, over many past quotes at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from features.state import Floats
@@ -20,6 +21,11 @@ class _Again:
     @property
     def terms(self) -> Terms:
         return self.past.terms
+
+    @property
+    def products(self) -> Sequence[str]:
+        found: list[str] = self.past.product.tolist()
+        return found
 
     @property
     def last_price(self) -> Floats:

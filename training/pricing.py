@@ -1,7 +1,7 @@
 """The pricing task: how likely a quote is bought at its price, learned from what became of past quotes."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,12 @@ from infra.errors import UserError
 from infra.settings import PricingPolicy, Settings
 from ingestion import file_source, mapping
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
-from training import booster, demand_model, elasticity, metrics, plots
+from training import bid_prices, booster, demand_model, elasticity, metrics, plots
 from training.card import Card
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
+from training.demand import doubt_of
 from training.demand_model import DemandModel
+from training.departures import in_stock, learned
 from training.elasticity import ConstantElasticity
 from training.gate import Comparison, Evidence
 from training.models import Scorer
@@ -87,7 +89,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     """
     end_us = incumbent.model.card.trained.end_us if incumbent else None
     start_us = holdout_start(data.time_us, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
-    before, after = data.split(start_us)
+    before, after = in_stock(data).split(start_us)
     _enough(before)
     simple = elasticity.fit(before.matrix, before.target, data.features)
     chances = {
@@ -111,8 +113,14 @@ def train(data: Dataset) -> DemandModel:
 
 
 def trained_with_doubt(data: Dataset) -> DemandModel:
-    """The same, with how unsure it is in its card."""
-    return demand_model.with_doubt(train(data), data.matrix, units_per_sale(data))
+    """The same, with how unsure it is in its card, and what perishable stock is worth."""
+    stocked = in_stock(data)
+    model = demand_model.with_doubt(train(stocked), stocked.matrix, units_per_sale(stocked))
+    doubt = doubt_of(model.card.extra)
+    assert doubt
+    bids = bid_prices.kept(learned(data, model, doubt))
+    model.card = replace(model.card, extra={**model.card.extra, **bids})
+    return model
 
 
 def units_per_sale(data: Dataset) -> float:

@@ -30,6 +30,7 @@ class Past:
     """Price that the product showed before; NaN if none."""
     day_price: Floats
     """Price that the product's day began with; NaN if none."""
+    product: Objects
     objective: Objects
     version: Objects
     """Of the model that quoted."""
@@ -105,6 +106,7 @@ def _past(data: Dataset, described: pd.DataFrame, catalogue: Mapping[str, Produc
         propensity=described["propensity"].to_numpy(np.float64),
         last_price=described["last_price"].to_numpy(np.float64),
         day_price=described["day_price"].to_numpy(np.float64),
+        product=data.columns["product_name"],
         objective=described["objective"].fillna("").to_numpy(object),
         version=described["model_version"].fillna("").to_numpy(object),
         terms=Terms(column["list_price"], column["unit_cost"], *limits),

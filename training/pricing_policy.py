@@ -104,17 +104,25 @@ def candidate_prices(
 
 
 def worth(
-    price: Floats, units: Floats, unit_cost: Floats, objective: Objective, policy: PricingPolicy
+    price: Floats,
+    units: Floats,
+    unit_cost: Floats,
+    objective: Objective,
+    policy: PricingPolicy,
+    opportunity_cost: float | Floats = 0.0,
 ) -> Floats:
     """What the objective makes of expected units at a price; the shapes must fit.
 
-    Margin and revenue in money. Growth is units where the price keeps the policy's margin, and below zero, by
+    Margin and revenue in money, less what each unit would earn later if it is perishable (its opportunity
+    cost, in the same money). Growth is units where the price keeps the policy's margin, and below zero, by
     what is missing, where it does not.
     """
     if objective == "growth":
         short = margin_share(price, unit_cost) - policy.growth_margin_floor
         return np.where(short >= 0, units, short)
-    return (price - unit_cost if objective == "margin" else price) * units
+    cost = unit_cost if objective == "margin" else 0.0
+    earned: Floats = (price - cost - opportunity_cost) * units
+    return earned
 
 
 def margin_share(price: Floats, unit_cost: Floats) -> Floats:

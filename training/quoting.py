@@ -4,8 +4,8 @@ A request is a batch of one, so what serving asks, a rehearsal on a simulated ma
 quotes are the same arithmetic.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,9 +14,12 @@ from features.pricing import PRICING, PRODUCT, at_prices, day_price, last_price
 from features.state import Flags, Floats
 from infra.settings import Objective, PricingPolicy
 from training import pricing_policy as policies
+from training.bid_prices import EXTRA, bid_prices_of
 from training.card import Card
 from training.demand import doubt_of
 from training.pricing_policy import Limits, Offers, Terms
+
+_INVENTORY, _HOURS = PRICING.names.index("inventory"), PRICING.names.index("hours_to_departure")
 
 
 class Demand(Protocol):
@@ -46,6 +49,10 @@ class Requests(Protocol):
         """What the catalogue says of each product."""
 
     @property
+    def products(self) -> Sequence[str]:
+        """Which product each is for."""
+
+    @property
     def objective(self) -> Objective:
         """Of all of them."""
 
@@ -65,6 +72,7 @@ class Requests(Protocol):
 class Asked:
     """Requests by their columns and the states of their products."""
 
+    products: Sequence[str]
     terms: Terms
     columns: Mapping[str, Floats]
     """`PRICING`'s request columns, each of shape (n,); the price among them does not count."""
@@ -101,10 +109,8 @@ class Curves:
     """Shape (n, k)."""
     drawn: Floats
     """The same under each draw of what may be true, shape (draws, n, k)."""
-
-    def surely(self) -> "Curves":
-        """Without doubt: what is most likely is all that may be true."""
-        return replace(self, drawn=self.chance[None])
+    opportunity_cost: Floats
+    """What a unit would earn later, in money, shape (n,); 0 unless its stock is perishable."""
 
 
 def curves(asked: Requests, model: Demand, policy: PricingPolicy) -> Curves:
@@ -115,7 +121,18 @@ def curves(asked: Requests, model: Demand, policy: PricingPolicy) -> Curves:
     matrix = asked.matrix(price)
     chance = model.predict(matrix)
     drawn = model.drawn(matrix) if isinstance(model, Believes) else chance[None]
-    return Curves(price, chance.reshape(price.shape), drawn.reshape(-1, *price.shape))
+    later = _opportunity_cost(asked, matrix[:: price.shape[1]], model)
+    return Curves(price, chance.reshape(price.shape), drawn.reshape(-1, *price.shape), later)
+
+
+def _opportunity_cost(asked: Requests, matrix: Floats, model: Demand) -> Floats:
+    """Bid price of a unit now, as the model's card keeps it; 0 where nothing is known of it."""
+    found, products = np.zeros(len(matrix)), np.array(asked.products, dtype=object)
+    for product in set(asked.products) if EXTRA in model.card.extra else ():
+        mine = products == product
+        if (bids := bid_prices_of(model.card.extra, asked.objective, product)) is not None:
+            found[mine] = bids.of(matrix[mine, _INVENTORY], matrix[mine, _HOURS])
+    return found
 
 
 def offers(asked: Requests, found: Curves | None, policy: PricingPolicy) -> Offers:
@@ -125,8 +142,9 @@ def offers(asked: Requests, found: Curves | None, policy: PricingPolicy) -> Offe
     if found is None:
         starting = policy.model_copy(update={"exploration_share": policy.exploration_at_start})
         return policies.offers(asked.terms.list_price[:, None], trials, within, starting)
-    worth = _worth(asked, found.price, found.chance, policy)
-    wanted = [policies.best(found.price, _worth(asked, found.price, each, policy)) for each in found.drawn]
+    worth = _worth(asked, found, found.chance, policy)
+    beliefs = found.drawn if policy.thompson else found.chance[None]
+    wanted = [policies.best(found.price, _worth(asked, found, each, policy)) for each in beliefs]
     allowed = _affordable(trials, found.price, worth, policy.exploration_max_loss)
     return policies.offers(np.column_stack(wanted), trials, within, policy, allowed)
 
@@ -136,8 +154,9 @@ def limits(asked: Requests, policy: PricingPolicy) -> Limits:
     return policies.limits(asked.terms, asked.last_price, asked.objective, policy, asked.day_price)
 
 
-def _worth(asked: Requests, price: Floats, chance: Floats, policy: PricingPolicy) -> Floats:
-    return policies.worth(price, chance, asked.terms.unit_cost[:, None], asked.objective, policy)
+def _worth(asked: Requests, found: Curves, chance: Floats, policy: PricingPolicy) -> Floats:
+    cost, later = asked.terms.unit_cost[:, None], found.opportunity_cost[:, None]
+    return policies.worth(found.price, chance, cost, asked.objective, policy, later)
 
 
 def _affordable(trials: Floats, price: Floats, worth: Floats, most: float) -> Flags:

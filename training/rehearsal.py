@@ -129,6 +129,8 @@ class _Rehearsal:
         self, market: Market, quotes: Quotes, policy: PricingPolicy, train: type_of_training, seed: int
     ) -> None:
         self._market, self._quotes, self._policy, self._train = market, quotes, policy, train
+        off = {"exploration_share": 0.0, "exploration_at_start": 0.0, "thompson": False}
+        self._certain = policy.model_copy(update=off)
         self._draws = np.random.default_rng(seed).random(len(quotes))
         self._terms, self._columns = _terms(market, quotes), _columns(market, quotes)
         self._arrives_us = market.outcome_time_us(quotes)
@@ -174,10 +176,7 @@ class _Rehearsal:
         found = None if self._model is None else quoting.curves(asked, self._model, self._policy)
         offered = quoting.offers(asked, found, self._policy)
         price = choose(offered, self._draws[rows]).price
-        certain = self._policy.model_copy(update={"exploration_share": 0.0, "exploration_at_start": 0.0})
-        self._sure[rows] = quoting.offers(asked, None if found is None else found.surely(), certain).price[
-            :, 0
-        ]
+        self._sure[rows] = quoting.offers(asked, found, self._certain).price[:, 0]
         self._price[rows] = price
         self._bought[rows] = self._market.purchase(take(self._quotes, rows), price)
         self._matrix.append(asked.matrix(price[:, None]))
@@ -185,6 +184,7 @@ class _Rehearsal:
 
     def _asked(self, rows: Ints) -> Asked:
         return Asked(
+            products=self._quotes.product_id[rows].tolist(),
             terms=Terms(*(each[rows] for each in vars(self._terms).values())),
             columns={name: value[rows] for name, value in self._columns.items()},
             states=self._states.columns[self._quotes.product[rows]],

@@ -15,6 +15,8 @@ from features.state import Events, Floats, States, fold
 from infra.settings import Objective, PricingPolicy, Product
 from ingestion.events import Quote, QuoteRequest
 from serving.pricing import BASELINE, Held, Known, Policy, quote
+from training.bid_prices import BidPrices
+from training.bid_prices import kept as kept_bids
 from training.card import Card, Trained
 from training.demand import GRID, Doubt, kept
 
@@ -97,6 +99,7 @@ def test_the_answer_has_what_the_contract_names() -> None:
     contract = {
         "quote_id", "price", "currency", "raw_price", "objective", "guardrails", "demand_curve", "elasticity",
         "expected", "exploration", "propensity", "model", "policy_version", "degraded", "latency_ms",
+        "opportunity_cost",
     }  # fmt: skip
     event = {
         "event_time", "product_id", "segment", "context", "list_price", "unit_cost", "features", "held",
@@ -164,6 +167,58 @@ def test_the_curve_tells_demand_and_its_elasticity() -> None:
     assert np.isclose(answer["elasticity"]["value"], -2.0, atol=1e-4)
     assert np.isclose(answer["elasticity"]["low"], -2.0 - 1.96 * 0.2, atol=1e-4)
     assert np.isclose(answer["elasticity"]["high"], -2.0 + 1.96 * 0.2, atol=1e-4)
+
+
+class ScarceDemand(KnownDemand):
+    """The same, of seats whose unit is worth 2 for each hour left, over the number of units left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        bids = BidPrices((0.0, 10.0), (1.0, 2.0), ((0.0, 0.0), (20.0, 10.0)))
+        tables = kept_bids({"margin": {"p-1": bids}, "revenue": {"p-1": bids}})
+        self.card = replace(self.card, extra={**self.card.extra, **tables})
+
+
+def seats(objective: Objective, **context: float) -> dict[str, Any]:
+    return quote(asked(objective, **context), Known(SHOES, COLD), ScarceDemand(), POLICY, never())
+
+
+@pytest.mark.parametrize(
+    ("inventory", "hours", "cost", "price"),
+    [(1, 5, 10.0, 60.0), (2, 5, 5.0, 50.0), (2, 10, 10.0, 60.0), (1, 0, 0.0, 40.0), (9, 99, 10.0, 60.0)],
+)
+def test_scarce_stock_is_dearer(inventory: float, hours: float, cost: float, price: float) -> None:
+    """At a constant elasticity of -2 the best price is twice the sum of what a unit costs and would earn."""
+    answer = seats("margin", inventory=inventory, hours_to_departure=hours)
+    assert answer["opportunity_cost"] == cost
+    assert abs(answer["price"] - price) <= 0.5
+
+
+def test_revenue_weighs_what_a_unit_would_earn_and_growth_does_not() -> None:
+    scarce = {"inventory": 1.0, "hours_to_departure": 10.0}
+    assert abs(seats("revenue", **scarce)["price"] - 40.0) <= 0.5
+    assert seats("growth", **scarce)["opportunity_cost"] == 0.0
+
+
+def test_the_floor_and_the_margin_told_know_nothing_of_the_opportunity_cost() -> None:
+    answer = seats("margin", inventory=1.0, hours_to_departure=10.0)
+    margin = answer["expected"]["units"] * (answer["price"] - SHOES.unit_cost)
+    assert np.isclose(answer["expected"]["margin"], margin, atol=1e-4)
+    assert answer["raw_price"] > 73, "the dearest candidate, as twice 40 is beyond what data support"
+    cheap = quote(
+        asked(inventory=1, hours_to_departure=10), Known(SHOES, shown(25.0)), ScarceDemand(), POLICY, never()
+    )
+    assert cheap["price"] < 30, "a floor of cost and opportunity cost would be 40"
+
+
+def test_stock_that_is_not_known_to_perish_has_no_opportunity_cost() -> None:
+    assert seats("margin", inventory=1.0)["opportunity_cost"] == 0.0
+    assert seats("margin", hours_to_departure=5.0)["opportunity_cost"] == 0.0
+    other = Known(SHOES.model_copy(update={"product_id": "p-2"}), COLD)
+    scarce = asked(inventory=1.0, hours_to_departure=10.0)
+    assert quote(scarce, other, ScarceDemand(), POLICY, never())["opportunity_cost"] == 0.0
+    lost = Known(SHOES, COLD, degraded=True)
+    assert quote(scarce, lost, ScarceDemand(), POLICY, never())["opportunity_cost"] == 0.0
 
 
 def test_candidates_stay_near_prices_that_were_ever_shown() -> None:
