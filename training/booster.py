@@ -79,6 +79,10 @@ class Model:
         """Probability (or what the objective predicts) of each row, shape (n,); NaN is a value not known."""
         return np.asarray(self._booster.predict(matrix, num_threads=1), np.float64)
 
+    def predict_by(self, matrix: Floats, trees: int) -> Floats:
+        """The same by the first so many trees."""
+        return np.asarray(self._booster.predict(matrix, num_iteration=trees, num_threads=1), np.float64)
+
     def contributions(self, matrix: Floats) -> Floats:
         """TreeSHAP (Lundberg et al. 2020) of each row, shape (n, features + 1), in log odds.
 

@@ -65,7 +65,11 @@ def evaluate(
     test_days: Annotated[int, typer.Option(min=1, help="Fraud: days of test.")] = 7,
     history_days: Annotated[int | None, typer.Option(min=1, help="Fraud: train on so many days.")] = None,
     by: Annotated[
-        str | None, typer.Option(help="Fraud: tell what was caught by this column's values.")
+        str | None,
+        typer.Option(help="Fraud: tell what was caught by this column's values. Pricing: elasticity by it."),
+    ] = None,
+    test_from: Annotated[
+        str | None, typer.Option(help="Pricing: forecast sales from this period or date on.")
     ] = None,
     objective: Annotated[str | None, typer.Option(help="Pricing: revenue, margin or growth.")] = None,
     candidates: Annotated[str, typer.Option(help="Pricing: prices to choose from, 0.8,0.9,1.0.")] = "",
@@ -84,6 +88,7 @@ def evaluate(
         test_days=test_days,
         history_days=history_days,
         by=by,
+        test_from=test_from,
         objective=objective,
         candidates=_numbers(candidates),
         out=out,

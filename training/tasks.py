@@ -79,6 +79,7 @@ class EvaluateOptions:
     test_days: int = 7
     history_days: int | None = None
     by: str | None = None
+    test_from: str | None = None
     objective: str | None = None
     candidates: tuple[float, ...] = ()
     out: Path | None = None
