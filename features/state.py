@@ -510,7 +510,7 @@ def recall(recent: Floats, code: Floats) -> Floats:
         code: shape (n, 1); NaN gives NaN.
     """
     packed = recent.astype(np.int64)[:, :, None] >> (CODE_BITS * np.arange(CODES_A_COLUMN))
-    slots = (packed & _CODE_MASK).reshape(len(recent), -1)
+    slots = (packed & _CODE_MASK).reshape(len(recent), recent.shape[1] * CODES_A_COLUMN)
     found = slots == code
     place = np.where(found.any(axis=1), found.argmax(axis=1), slots.shape[1])[:, None]
     return np.where(np.isnan(code), np.nan, place)

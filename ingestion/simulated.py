@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -45,6 +46,7 @@ def write_prices(market: Market, log: PriceLog, file: Path) -> int:
     """Write past prices with what was bought as Parquet; gives how many."""
     rows = _priced(market, log).drop_columns(["context"])
     context = {name: pa.array(getattr(log, name), from_pandas=True) for name in _CONTEXT}
+    context["category"] = pa.array([CATEGORIES[number] for number in _row_of(market, log, "category")])
     return _write(
         iter([pa.table({**dict(zip(rows.column_names, rows.columns, strict=True)), **context})]), file
     )
@@ -66,20 +68,23 @@ def _table(log: PaymentLog | PriceLog) -> pa.Table:
 
 def _priced(market: Market, log: PriceLog) -> pa.Table:
     """With what the seller knew of the product."""
-    products = market.products
-    place = {name: row for row, name in enumerate(products.product_id)}
-    row = np.array([place[name] for name in log.product_id], np.int64)
     more = {
-        "list_price": pa.array(products.list_price[row]),
-        "unit_cost": pa.array(products.unit_cost[row]),
-        "currency": pa.array([market.process.currency] * len(row)),
-        "context": pa.array(_contexts(log, products.category[row]), pa.string()),
-        "exploration": pa.array(np.zeros(len(row), np.bool_)),
+        "list_price": pa.array(_row_of(market, log, "list_price")),
+        "unit_cost": pa.array(_row_of(market, log, "unit_cost")),
+        "currency": pa.array([market.process.currency] * len(log)),
+        "context": pa.array(_contexts(log, _row_of(market, log, "category")), pa.string()),
+        "exploration": pa.array(np.zeros(len(log), np.bool_)),
     }
     rows = _table(log).drop_columns(list(_CONTEXT))
     for name, column in more.items():
         rows = rows.append_column(name, column)
     return rows.set_column(rows.column_names.index("units"), "units", rows["units"].cast(pa.float64()))
+
+
+def _row_of(market: Market, log: PriceLog, column: str) -> Any:
+    """A column of the products, for each quote."""
+    place = {name: row for row, name in enumerate(market.products.product_id)}
+    return getattr(market.products, column)[np.array([place[name] for name in log.product_id], np.int64)]
 
 
 def _contexts(log: PriceLog, category: Ints) -> list[str]:

@@ -41,7 +41,7 @@ _LONGEST, _LONGEST_STEP, _FARTHEST = 2.0, 0.3, 1.5
 _CHEAPEST = 1e-3
 _WEEK, _HOURS = 7, 24.0 * 30.0
 
-_WIDTHS = (1.5, 0.3, 0.7, 1.0, 0.3, 0.5, 0.5, 0.05)
+_WIDTHS = (1.5, 0.3, 0.7, 1.0, 0.3, 0.5, 0.5, 0.015)
 """Standard deviations to begin with: of a what is common, by category, by product; the same of b; of the
 context; of a step of the level."""
 _ESTIMATED, _GUESSES = (1, 2, 4, 5, 7), 2.0

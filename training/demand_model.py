@@ -23,10 +23,10 @@ CURVE = "curve.json"
 
 TREES: booster.Parameters = {
     "objective": "binary",
-    "num_iterations": 40,
+    "num_iterations": 20,
     "num_leaves": 8,
-    "learning_rate": 0.05,
-    "min_data_in_leaf": 200,
+    "learning_rate": 0.04,
+    "min_data_in_leaf": 500,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
     "lambda_l2": 20.0,

@@ -374,6 +374,7 @@ def test_recent_codes_are_the_distinct_ones_that_came_last(entity: Entity, aggre
                 assert same_bits(recall(block, np.array([[code]])), np.array([[expected]]))
 
     law()
+    assert recall(np.empty((0, aggregate.columns)), np.empty((0, 1))).shape == (0, 1)
 
 
 @every_entity
