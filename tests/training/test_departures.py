@@ -11,6 +11,8 @@ from training.dataset import Dataset
 from training.demand import Doubt
 from training.departures import arrivals, departures, forecast, in_stock, learned
 
+pytestmark = pytest.mark.slow
+
 INVENTORY, HOURS = PRICING.names.index("inventory"), PRICING.names.index("hours_to_departure")
 PRICE, LIST = PRICING.names.index("price_to_list"), PRICING.names.index("list_price")
 COST = PRICING.names.index("cost_share")

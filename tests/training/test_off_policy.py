@@ -15,6 +15,8 @@ from ingestion.simulators.market import Market, MarketProcess
 from training.off_policy import DOUBLE, INVERSE, NORMALISED, Judgement, Logged, Support, effective_size, judge
 from training.pricing_policy import Offers, Terms, choose, limits, offers, trials
 
+pytestmark = pytest.mark.slow
+
 LOGS, QUOTES = 200, 2_000
 ALL = (INVERSE, NORMALISED, DOUBLE)
 

@@ -14,6 +14,8 @@ from training.price_effect import Residuals, by_column, interval, pooled, residu
 from training.price_table import PriceTable, table_of
 from training.pricing_file import elasticities, least_squares
 
+pytestmark = pytest.mark.slow
+
 DAY_US = 86_400_000_000
 
 

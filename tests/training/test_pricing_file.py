@@ -18,6 +18,8 @@ from training.price_table import PriceTable, table_of
 from training.pricing_file import demand_error, evaluate, least_squares
 from training.tasks import EvaluateOptions, EventFile
 
+pytestmark = pytest.mark.slow
+
 TRUTH = -2.0
 N = 4_000
 

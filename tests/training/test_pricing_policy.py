@@ -82,7 +82,8 @@ def reach(centre: float, share: float, policy: PricingPolicy, most: float = np.i
     """What a step from a price allows; everything from one that is none."""
     if not (0 < centre < np.inf):
         return -np.inf, np.inf
-    far = min(most, max(share * centre, policy.price_step))
+    far = float(min(most, max(share * centre, policy.price_step)))
+    centre = float(centre)
     return centre - far, centre + far
 
 

@@ -11,6 +11,8 @@ from infra.errors import UserError
 from training.price_table import PRICE, PriceTable, table_of
 from training.sales_forecast import forecast, inputs
 
+pytestmark = pytest.mark.slow
+
 PERIODS = 60
 FROM = 50
 
