@@ -87,7 +87,7 @@ def _pricing_request(rows: pa.Table) -> Mapping[str, Floats]:
         numbers(rows, "price"),
         numbers(rows, "list_price"),
         numbers(rows, "unit_cost"),
-        words(rows, "segment"),
+        (words(rows, "product_id"), words(rows, "segment")),
         context,
     )
 

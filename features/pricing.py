@@ -4,13 +4,13 @@ Event kinds of the product stream: a quote (a price that was shown), and its out
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from features.definition import feature_set, ratio
-from features.state import MICROSECONDS, Decayed, Entity, Floats, Ints, Latest
+from features.state import DAY_S, MICROSECONDS, Decayed, Entity, FirstOfDay, Floats, Ints, Latest
 
 QUOTE, OUTCOME = 0, 1
 
@@ -31,18 +31,22 @@ PRODUCT = Entity(
         Decayed("sale", OUTCOME, "sale_price", OUTCOME_LIVES, ("n", "sum")),
         Latest("last_price", QUOTE, "price", clock="quoted_at"),
         Latest("quoted_at", QUOTE, "time_s", clock="quoted_at"),
+        FirstOfDay("day_price", QUOTE, "price", clock="day_began_at"),
+        FirstOfDay("day_began_at", QUOTE, "time_s", clock="day_began_at"),
     ),
 )
 
 CONTEXT = ("inventory", "hours_to_departure", "competitor_price")
 """Fields of a request's context that features read; others are kept in the history for later."""
-REQUEST = ("price", "list_price", "unit_cost", *CONTEXT, "segment_code")
-"""Columns of a request at a price: money in the product's currency, units left, hours, a segment's number."""
+GIVEN = ("segment", *CONTEXT)
+"""What features read of that which a request says beside product and objective."""
+CODES = ("product_code", "category_code", "segment_code")
+REQUEST = ("price", "list_price", "unit_cost", *CONTEXT, *CODES)
+"""Columns of a request at a price: money in the product's currency, units left, hours, numbers of words."""
 
 NOTHING = 1e-6
 """Money up to this is no price that another can be compared with."""
 
-DAY_S = 86_400.0
 _MONDAY = 3
 """Day of the week of 1970-01-01, Monday = 0."""
 
@@ -91,6 +95,16 @@ def hours_to_departure(hours_to_departure: Floats) -> Floats:
 def competitor_to_list(competitor_price: Floats, list_price: Floats) -> Floats:
     """The competitor's price as a share of our list price; NaN if it is not known."""
     return _share(competitor_price, list_price)
+
+
+def product_code(product_code: Floats) -> Floats:
+    """The product as a number without order."""
+    return product_code
+
+
+def category_code(category_code: Floats) -> Floats:
+    """The product's category as a number without order; NaN if not given."""
+    return category_code
 
 
 def segment_code(segment_code: Floats) -> Floats:
@@ -144,7 +158,8 @@ PRICING = feature_set(
     REQUEST,
     (
         price_to_list, price_to_competitor, price_to_product_mean,
-        list_price, cost_share, inventory, hours_to_departure, competitor_to_list, segment_code,
+        list_price, cost_share, inventory, hours_to_departure, competitor_to_list,
+        product_code, category_code, segment_code,
         hour_of_day, weekday,
         product_quote_count, product_price_mean, product_conversion_rate, product_units_rate,
         product_sale_to_list, product_idle_s,
@@ -175,21 +190,25 @@ def request_columns(
     price: Floats,
     list_price: Floats,
     unit_cost: Floats,
-    segment: Sequence[str | None],
+    words: tuple[Sequence[str | None], Sequence[str | None]],
     context: Sequence[Mapping[str, Any]],
 ) -> dict[str, Floats]:
     """Columns of quotes in the names of `REQUEST`, each of shape (n,).
 
-    What a context does not give as a number is NaN.
+    `words` are the products and the segments; a context gives the product's category, and what it does not
+    give as a number is NaN.
     """
     given = {name: np.array([_number(each.get(name)) for each in context], np.float64) for name in CONTEXT}
-    codes = np.array([_code(each) for each in segment], np.float64)
-    return {"price": price, "list_price": list_price, "unit_cost": unit_cost, **given, "segment_code": codes}
+    categories = [each.get("category") for each in context]
+    named = zip(CODES, (words[0], categories, words[1]), strict=True)
+    codes = {name: np.array([_code(each) for each in of], np.float64) for name, of in named}
+    return {"price": price, "list_price": list_price, "unit_cost": unit_cost, **given, **codes}
 
 
 def at_prices(request: Mapping[str, Floats], prices: Floats) -> dict[str, Floats]:
-    """One request's columns at each of these prices."""
-    return {name: np.repeat(value, len(prices)) for name, value in request.items()} | {"price": prices}
+    """Columns of n requests at k prices each, a request's together; `prices` has shape (n, k)."""
+    repeated = {name: np.repeat(value, prices.shape[-1]) for name, value in request.items()}
+    return repeated | {"price": prices.ravel()}
 
 
 def last_price(states: Floats) -> Floats:
@@ -197,10 +216,32 @@ def last_price(states: Floats) -> Floats:
     return states[:, PRODUCT.blocks["last_price"]][:, 0]
 
 
+def day_price(states: Floats, at_s: Floats) -> Floats:
+    """Price that each product's day began with, from states of shape (n, columns); NaN before the first.
+
+    The first price shown on the day (UTC) of `at_s`; before one was shown on that day, the price shown last.
+    """
+    first = states[:, PRODUCT.blocks["day_price"]][:, 0]
+    began_s = states[:, PRODUCT.blocks["day_began_at"]][:, 0]
+    return np.where(at_s // DAY_S > began_s // DAY_S, last_price(states), first)
+
+
+def impersonal(request: Mapping[str, Floats], personal: Collection[str]) -> dict[str, Floats]:
+    """Request columns without what tells of a person: NaN, as if it had not been given.
+
+    `personal` has `segment` and names of fields of the context; those that no feature reads are not among the
+    columns, and are no reason to complain.
+    """
+    blank = {"segment_code" if name == "segment" else name for name in personal if name in GIVEN}
+    return {
+        name: np.full_like(column, np.nan) if name in blank else column for name, column in request.items()
+    }
+
+
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
 
 
-def _code(segment: str | None) -> float:
+def _code(word: object) -> float:
     """Equal words have equal numbers, in every process and for ever; the order means nothing."""
-    return np.nan if segment is None else float(zlib.crc32(segment.encode()))
+    return float(zlib.crc32(word.encode())) if isinstance(word, str) else np.nan

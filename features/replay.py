@@ -7,7 +7,7 @@ before an event is the last one strictly before the event's own stamp.
 
 import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,17 +141,29 @@ def spine(home: Path, name: str, start_us: int | None = None, end_us: int | None
     return rows.to_table(filter=between(start_us, end_us))
 
 
-def matrix_of(features: FeatureSet, decided: pa.Table, settled: pa.Table) -> FeatureMatrix:
+type_of_columns = Mapping[str, Floats]
+
+
+def matrix_of(
+    features: FeatureSet,
+    decided: pa.Table,
+    settled: pa.Table,
+    known: Callable[[type_of_columns], type_of_columns] = dict,
+) -> FeatureMatrix:
     """Features of every decided event, by the fold alone, without a store.
 
     Args:
         features: of the domain whose events these are.
         decided: rows of history (payments, quotes) with their positions.
         settled: rows of history (labels, outcomes) with theirs.
+        known: what of the request columns features may know; all of them if not given.
     """
     log = event_log(domain(features.domain), decided, settled)
-    before = {entity.name: _states_before(log, _lane(log, entity)) for entity in features.entities}
-    request, at_s = log.domain.request(log.decided), log.decided["event_time_us"].to_numpy() / MICROSECONDS
+    before = _before(log)
+    request, at_s = (
+        known(log.domain.request(log.decided)),
+        log.decided["event_time_us"].to_numpy() / MICROSECONDS,
+    )
     values = np.empty((len(at_s), len(features.names)))
     for start in range(0, len(at_s), CHUNK):
         part = slice(start, start + CHUNK)
@@ -160,6 +172,14 @@ def matrix_of(features: FeatureSet, decided: pa.Table, settled: pa.Table) -> Fea
             states, {name: each[part] for name, each in request.items()}, at_s[part]
         )
     return FeatureMatrix(log.decided[log.domain.key], features.names, values)
+
+
+def states_before(features: FeatureSet, decided: pa.Table, settled: pa.Table) -> dict[str, Floats]:
+    """State of each decided event's entities before it, shape (n, columns), by entity name.
+
+    The arguments and the order are those of `matrix_of`.
+    """
+    return _before(event_log(domain(features.domain), decided, settled))
 
 
 def log_of(mine: Domain, history: History) -> EventLog:
@@ -218,6 +238,10 @@ def _states_before(log: EventLog, lane: _Lane) -> Floats:
         decided = chunk.events < n
         before[chunk.events[decided]] = folded.seen[decided]
     return before
+
+
+def _before(log: EventLog) -> dict[str, Floats]:
+    return {entity.name: _states_before(log, _lane(log, entity)) for entity in log.domain.features.entities}
 
 
 def _write_states(log: EventLog, lane: _Lane, states: States, folder: Path, task: Task) -> Ints:

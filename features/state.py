@@ -27,8 +27,9 @@ MICROSECONDS = 1_000_000
 NEVER_FOLDED = -1
 """Position of a state that no event of its stream has reached."""
 
-_LIFE_UNITS_S = {"h": 3_600.0, "d": 86_400.0}
-_DECAYED, _PEAK, _LATEST, _RUN, _BEGAN, _RECENT, _MORE = range(7)
+DAY_S = 86_400.0
+_LIFE_UNITS_S = {"h": 3_600.0, "d": DAY_S}
+_DECAYED, _PEAK, _LATEST, _RUN, _BEGAN, _RECENT, _MORE, _FIRST = range(8)
 """What a column does; the first two decay; `_MORE` is one that the column before it takes care of."""
 _POWERS = {"n": 0, "sum": 1, "squares": 2}
 
@@ -166,6 +167,31 @@ class Began:
 
 
 @dataclass(frozen=True)
+class FirstOfDay:
+    """`value` of the event of `event` that came first on the newest day (UTC). Column: `{name}`.
+
+    NaN before any; an event of an earlier day changes nothing. `clock` names the `FirstOfDay` that holds the
+    time of what this one holds, which must come later among the entity's aggregates; itself, if its value is
+    the time.
+    """
+
+    name: str
+    event: int
+    value: str
+    clock: str
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Name and columns of its block."""
+        return {self.name: 1}
+
+    @property
+    def folded(self) -> list["Column"]:
+        """Its column."""
+        return [Column(self.name, _FIRST, self.event, self.value, clock=self.clock)]
+
+
+@dataclass(frozen=True)
 class Recent:
     """The distinct codes that came last as `value` of `event`, newest first; a late event counts as new.
 
@@ -208,7 +234,7 @@ class Column:
     """Column that the operation looks at too."""
 
 
-type_of_aggregate = Decayed | Peak | Latest | Run | Began | Recent
+type_of_aggregate = Decayed | Peak | Latest | Run | Began | FirstOfDay | Recent
 
 
 @dataclass(frozen=True)
@@ -274,7 +300,7 @@ class Entity:
     def _cold(self) -> Floats:
         row = np.zeros((1, len(self.columns)))
         row[:, 0] = np.nan
-        row[:, np.isin(self.program[0], (_LATEST, _BEGAN))] = np.nan
+        row[:, np.isin(self.program[0], (_LATEST, _BEGAN, _FIRST))] = np.nan
         return row
 
 
@@ -413,16 +439,22 @@ def _advance_and_add(
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _take(operation: int, state: Floats, c: int, given: float, at: float, clock: float, columns: int) -> None:
     """What does not decay."""
-    if operation == _LATEST:
-        if not at < clock:
-            state[c] = given
-    elif operation == _RUN:
+    if operation == _RUN:
         state[c] = state[c] + 1.0 if given == 0.0 else 0.0
-    elif operation == _BEGAN:
-        if clock == 0.0:
-            state[c] = given
     elif operation == _RECENT:
         _remember(state[c : c + columns], int(given))
+    elif _replaces(operation, at, clock):
+        state[c] = given
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _replaces(operation: int, at: float, clock: float) -> bool:
+    """Whether a value replaces what is kept; a time of NaN is before every other."""
+    if operation == _LATEST:
+        return not at < clock
+    if operation == _FIRST:
+        return not at // DAY_S <= clock // DAY_S
+    return operation == _BEGAN and clock == 0.0
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -478,7 +510,7 @@ def recall(recent: Floats, code: Floats) -> Floats:
         code: shape (n, 1); NaN gives NaN.
     """
     packed = recent.astype(np.int64)[:, :, None] >> (CODE_BITS * np.arange(CODES_A_COLUMN))
-    slots = (packed & _CODE_MASK).reshape(len(recent), -1)
+    slots = (packed & _CODE_MASK).reshape(len(recent), recent.shape[1] * CODES_A_COLUMN)
     found = slots == code
     place = np.where(found.any(axis=1), found.argmax(axis=1), slots.shape[1])[:, None]
     return np.where(np.isnan(code), np.nan, place)

@@ -43,8 +43,9 @@ VERBS = {
     "evaluate": Verb("training.commands:evaluate", "Measure a task's model on a file of past events."),
     "promote": Verb("training.commands:promote", "Make a version the champion."),
     "rollback": Verb("training.commands:rollback", "Bring the previous champion back."),
+    "rehearse": Verb("training.rehearsal_command:rehearse", "Price simulated markets from nothing."),
     "search": Verb("training.commands:search", "Search the fraud model's parameters on past weeks."),
-    "backtest": Verb("training.commands:backtest", "Try a fraud rule on past payments with known labels."),
+    "backtest": Verb("training.commands:backtest", "Try a fraud rule or a pricing policy on the past."),
     "bench": Verb("serving.bench.command:bench", "Measure throughput and latency on this machine."),
 }
 

@@ -103,16 +103,28 @@ class PricingPolicy(Section):
     min_margin_share: Share
     price_step: Positive
     max_step_share: Share
+    max_day_share: Positive = 0.3
+    same_price_s: Annotated[float, Field(ge=0, le=604_800)] = 0.0
+    personal: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    use_personal: bool = False
     candidate_low: Positive
     candidate_high: Positive
     candidates: Annotated[int, Field(ge=2, le=1000)]
     exploration_share: Share
+    exploration_max_loss: Share = 1.0
+    exploration_at_start: Share = 0.0
+    thompson: bool = True
 
     @model_validator(mode="after")
     def _range(self) -> Self:
         if self.candidate_low >= self.candidate_high:
             raise ValueError("expected candidate_low under candidate_high")
         return self
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What a request may tell of a person and no price may depend on."""
+        return () if self.use_personal else self.personal
 
 
 class Product(Section):
@@ -241,13 +253,18 @@ class _Layer:
         return f"{self.path}:{line_of(self.text, location)}"
 
 
-def load() -> Settings:
+def load(over: Path | None = None) -> Settings:
     """Read the settings afresh.
+
+    Args:
+        over: a file like that of `TOLLGATE_CONFIG`, which wins over everything, to try something else.
 
     Raises:
         UserError: a value is wrong; the sentence names the file and line, or the variable.
     """
     layers, home = _layers()
+    if over is not None:
+        layers = [*layers, _file(over, "expected a TOML file")]
     try:
         return Settings(**{**_merged(layers), "home": home})
     except ValidationError as error:
@@ -311,12 +328,12 @@ def _environment() -> Tree:
         raise UserError(f"environment: {error}; expected JSON in this variable.") from None
 
 
-def _file(path: Path) -> _Layer:
+def _file(path: Path, lacking: str = "TOLLGATE_CONFIG must name a TOML file") -> _Layer:
     try:
         text = path.read_text("utf-8")
         return _Layer(path, tomllib.loads(text), text)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; TOLLGATE_CONFIG must name a TOML file.") from None
+        raise UserError(f"{path}: no such file; {lacking}.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except tomllib.TOMLDecodeError as error:

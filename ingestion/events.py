@@ -41,6 +41,8 @@ Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 EventTime = Annotated[datetime, AfterValidator(_plausible)]
 Text = Annotated[str, Field(max_length=1_024)]
 Attributes = Annotated[dict[Word, Text | float | bool | None], Field(max_length=64)]
+QuotedContext = Annotated[dict[Word, Text | float | bool | None], Field(max_length=65)]
+"""What a request gave, and the product's category."""
 
 
 class Event(BaseModel):
@@ -103,9 +105,10 @@ class Quote(BaseModel):
     unit_cost: Annotated[float, Field(ge=0, le=1e9)]
     segment: Word | None = None
     objective: Word | None = None
-    context: Attributes = {}
+    context: QuotedContext = {}
     exploration: bool = False
     propensity: Annotated[float, Field(ge=0, le=1)] | None = None
+    held: bool = False
     model: dict[str, Any] = {}
 
 

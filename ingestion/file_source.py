@@ -130,7 +130,8 @@ def price_table(file: Path, columns: PriceColumns) -> pa.Table:
     """A table of past prices in the file's order, to learn demand from.
 
     Columns: `price` and `units` (float64; null where the file has no number above 0, or none from 0),
-    `product_id` (text) and `event_time_us` if mapped, and the context columns under their own names.
+    `product_id` and `place` (text), `period` and `event_time_us` if mapped, and the context columns under
+    their own names.
     """
     rows = [_price_rows(raw, columns) for _, raw in _numbered(file, _price_columns(columns), None)]
     if not rows:
@@ -441,6 +442,10 @@ def _price_rows(raw: pa.RecordBatch, columns: PriceColumns) -> pa.Table:
     }
     if columns.product_id:
         fields["product_id"] = checks.text(raw[columns.product_id])
+    if columns.place:
+        fields["place"] = checks.text(raw[columns.place])
+    if columns.period:
+        fields["period"] = _numbers_or_null(checks.numbers(raw[columns.period], -np.inf, np.inf, ""))
     if columns.event_time:
         fields["event_time_us"] = _numbers_or_null(checks.times(raw[columns.event_time]))
     return pa.table(fields | {name: _context(raw[name]) for name in columns.context})

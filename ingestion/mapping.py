@@ -75,12 +75,22 @@ class PriceColumns(_Section):
     units: ColumnName
     product_id: ColumnName | None = None
     event_time: ColumnName | None = None
+    period: ColumnName | None = None
+    """A number that rises with time, such as that of a week; for a file without event_time."""
+    place: ColumnName | None = None
+    """Where it was sold, such as a store."""
     context: tuple[ColumnName, ...] = ()
     quote_id: ColumnName | None = None
     segment: ColumnName | None = None
     list_price: ColumnName | None = None
     unit_cost: ColumnName | None = None
     outcome_time: ColumnName | None = None
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        if self.event_time and self.period:
+            raise ValueError("expected event_time or period, not both")
+        return self
 
 
 class Mapping(_Section):

@@ -129,6 +129,7 @@ def _quote(row: type_of_row) -> type_of_row:
         "unit_cost": row["unit_cost"] or 0.0,
         "context": orjson.loads(row["context"] or "{}"),
         "exploration": bool(row["exploration"]),
+        "held": bool(row["held"]),
     }
 
 

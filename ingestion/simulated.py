@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 
 from ingestion.file_source import REJECTS, ROW, PastEvents
 from ingestion.history import LABELS, OUTCOMES, QUOTES, TRANSACTIONS, completed
-from ingestion.simulators.market import Market, PriceLog
+from ingestion.simulators.columns import Ints
+from ingestion.simulators.market import CATEGORIES, Market, PriceLog
 from ingestion.simulators.payments import PaymentLog
 
 _TIMES = ("event_time_us", "label_time_us", "outcome_time_us")
@@ -44,6 +46,7 @@ def write_prices(market: Market, log: PriceLog, file: Path) -> int:
     """Write past prices with what was bought as Parquet; gives how many."""
     rows = _priced(market, log).drop_columns(["context"])
     context = {name: pa.array(getattr(log, name), from_pandas=True) for name in _CONTEXT}
+    context["category"] = pa.array([CATEGORIES[number] for number in _row_of(market, log, "category")])
     return _write(
         iter([pa.table({**dict(zip(rows.column_names, rows.columns, strict=True)), **context})]), file
     )
@@ -65,15 +68,12 @@ def _table(log: PaymentLog | PriceLog) -> pa.Table:
 
 def _priced(market: Market, log: PriceLog) -> pa.Table:
     """With what the seller knew of the product."""
-    products = market.products
-    place = {name: row for row, name in enumerate(products.product_id)}
-    row = np.array([place[name] for name in log.product_id], np.int64)
     more = {
-        "list_price": pa.array(products.list_price[row]),
-        "unit_cost": pa.array(products.unit_cost[row]),
-        "currency": pa.array([market.process.currency] * len(row)),
-        "context": pa.array(_contexts(log), pa.string()),
-        "exploration": pa.array(np.zeros(len(row), np.bool_)),
+        "list_price": pa.array(_row_of(market, log, "list_price")),
+        "unit_cost": pa.array(_row_of(market, log, "unit_cost")),
+        "currency": pa.array([market.process.currency] * len(log)),
+        "context": pa.array(_contexts(log, _row_of(market, log, "category")), pa.string()),
+        "exploration": pa.array(np.zeros(len(log), np.bool_)),
     }
     rows = _table(log).drop_columns(list(_CONTEXT))
     for name, column in more.items():
@@ -81,12 +81,20 @@ def _priced(market: Market, log: PriceLog) -> pa.Table:
     return rows.set_column(rows.column_names.index("units"), "units", rows["units"].cast(pa.float64()))
 
 
-def _contexts(log: PriceLog) -> list[str]:
+def _row_of(market: Market, log: PriceLog, column: str) -> Any:
+    """A column of the products, for each quote."""
+    place = {name: row for row, name in enumerate(market.products.product_id)}
+    return getattr(market.products, column)[np.array([place[name] for name in log.product_id], np.int64)]
+
+
+def _contexts(log: PriceLog, category: Ints) -> list[str]:
+    """What was known when asked, and the product's category, as a quote has them."""
     rows = zip(*(getattr(log, name).tolist() for name in _CONTEXT), strict=True)
     given = (
         {name: value for name, value in zip(_CONTEXT, row, strict=True) if value == value} for row in rows
     )
-    return [orjson.dumps(each).decode() for each in given]
+    named = zip(given, category.tolist(), strict=True)
+    return [orjson.dumps(each | {"category": CATEGORIES[number]}).decode() for each, number in named]
 
 
 def _renamed(rows: pa.Table, arrival: str) -> pa.Table:

@@ -66,6 +66,7 @@ PRODUCT_EVENT = pa.schema(
         "context": pa.string(),  # JSON object
         "exploration": pa.bool_(),
         "propensity": pa.float64(),
+        "held": pa.bool_(),  # a repetition of what the same context was quoted
         "model_version": pa.string(),
         "units": pa.float64(),
         "quoted_at_us": pa.int64(),  # event time of the outcome's quote

@@ -1,37 +1,27 @@
 """From a request to a price with its demand curve: list price while there is no model."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
 
-from features.pricing import PRICING, PRODUCT, at_prices, last_price, request_columns
+from features.pricing import PRICING, impersonal, request_columns
 from features.state import MICROSECONDS, Floats
-from infra.settings import Objective, PricingPolicy, Product
+from infra.settings import PricingPolicy, Product
 from ingestion.events import QuoteRequest, microseconds
 from training import pricing_policy as policies
-from training.card import Card
+from training import quoting
 from training.demand import Doubt, doubt_of, elasticity
 from training.elasticity import NORMAL_95
-from training.pricing_policy import GUARDRAILS, Chosen, Limits, Terms
+from training.pricing_policy import GUARDRAILS, Chosen, Terms
+from training.quoting import Asked, Curves, Demand
 
 BASELINE = {"name": "baseline", "version": "rules", "alias": "champion"}
 
 _MONEY, _SHARE = 4, 6
 """Decimals of what is told; nothing is computed from rounded numbers."""
-
-
-class Demand(Protocol):
-    """What a price needs of a model; `training.models.Scorer` is one."""
-
-    card: Card
-
-    def predict(self, matrix: Floats) -> Floats:
-        """Chance of purchase of each row of `PRICING`'s features, shape (n,)."""
-        ...
 
 
 class Draws(Protocol):
@@ -51,6 +41,15 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A price that the same context was quoted a moment ago, and how it came about then."""
+
+    price: float
+    propensity: float
+    exploration: bool
+
+
+@dataclass(frozen=True)
 class Known:
     """What was known when the price was asked for."""
 
@@ -61,6 +60,8 @@ class Known:
     """The state is not that of the store, because it did not answer: then the list price is quoted."""
     took_ms: float = 0.0
     """What finding it out took, for `latency_ms`."""
+    held: Held | None = None
+    """What the same context was quoted, to be quoted again; None if nothing was."""
 
 
 @dataclass(frozen=True)
@@ -71,26 +72,21 @@ class _Curve:
     chance: Floats
     low: Floats
     high: Floats
+    opportunity_cost: float
+    """Of a unit, in money: what it would earn later."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """One request with what is known, ready for any price."""
+class _Quoted:
+    """One request and the batch of one that it is priced as."""
 
     request: QuoteRequest
     known: Known
-    objective: Objective
-    columns: Mapping[str, Floats]
-    at_s: float
+    asked: Asked
 
     @property
     def product(self) -> Product:
         return self.known.product
-
-    def matrix(self, prices: Floats) -> Floats:
-        """Features at each price, shape (k, features)."""
-        states = {PRODUCT.name: np.repeat(self.known.state, len(prices), axis=0)}
-        return PRICING.matrix(states, at_prices(self.columns, prices), np.full(len(prices), self.at_s))
 
 
 def quote(
@@ -103,16 +99,18 @@ def quote(
         known: the product and its state before this quote.
         model: the champion; None before the first.
         policy: objective, guardrails and exploration.
-        draws: two numbers are taken, whatever the price.
+        draws: one number is taken, whatever the price.
     """
     start = time.perf_counter()
-    asked = _asked(request, known, policy.rules)
+    quoted = _quoted(request, known, policy.rules)
     used = None if known.degraded else model
-    curve = None if used is None else _curve(asked, used, policy.rules)
+    found = None if used is None else quoting.curves(quoted.asked, used, policy.rules)
     model_ms = _since_ms(start)
-    chosen = _chosen(asked, curve, policy.rules, draws)
-    row = asked.matrix(chosen.price)
-    answer = _answer(asked, chosen, curve, policy) | _demand(asked, float(chosen.price[0]), row, used, curve)
+    chosen = _repeated(quoted, _chosen(quoted, found, policy.rules, draws), policy.rules)
+    row = quoted.asked.matrix(chosen.price[:, None])
+    curve = None if used is None or found is None else _told_curve(found, used, quoted.product)
+    price = float(chosen.price[0])
+    answer = _answer(quoted, chosen, curve, policy) | _demand(quoted, price, row, used, curve)
     total_ms = known.took_ms + _since_ms(start)
     return answer | {
         "features": dict(zip(PRICING.names, row[0].tolist(), strict=True)),
@@ -124,81 +122,76 @@ def quote(
     }
 
 
-def _asked(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Asked:
+def _quoted(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Quoted:
     product = known.product
-    columns = request_columns(
+    given = request_columns(
         np.array([product.list_price]),
         np.array([product.list_price]),
         np.array([product.unit_cost]),
-        [request.segment],
-        [request.context],
+        ([request.product_id], [request.segment]),
+        [request.context | {"category": product.category}],
     )
-    at_s = microseconds(request.event_time) / MICROSECONDS
-    return _Asked(request, known, request.objective or rules.objective, columns, at_s)
-
-
-def _curve(asked: _Asked, model: Demand, rules: PricingPolicy) -> _Curve:
-    doubt = doubt_of(model.card.extra)
-    list_price = np.array([asked.product.list_price])
-    support = (doubt.lowest, doubt.highest) if doubt else ()
-    prices = policies.candidate_prices(list_price, rules, *support)[0]
-    chance = model.predict(asked.matrix(prices))
-    low, high = doubt.band(chance, prices / list_price) if doubt else (np.full_like(chance, np.nan),) * 2
-    return _Curve(prices, chance, low, high)
-
-
-def _chosen(asked: _Asked, curve: _Curve | None, rules: PricingPolicy, draws: Draws) -> Chosen:
-    """The best candidate, or the list price without a curve, inside the guardrails."""
-    raw = np.array([asked.product.list_price]) if curve is None else _best(asked, curve, rules)
-    if asked.known.degraded:
-        rules = rules.model_copy(update={"exploration_share": 0.0})
-    drawn = np.array([[draws.random(), draws.random()]])
-    return policies.choose(raw, _limits(asked, rules), rules, drawn)
-
-
-def _best(asked: _Asked, curve: _Curve, rules: PricingPolicy) -> Floats:
-    worths = policies.worth(
-        curve.price, curve.chance, np.array(asked.product.unit_cost), asked.objective, rules
+    asked = Asked(
+        products=[product.product_id],
+        terms=_terms(product),
+        columns=impersonal(given, rules.unused),
+        states=known.state,
+        at_s=np.array([microseconds(request.event_time) / MICROSECONDS]),
+        objective=request.objective or rules.objective,
     )
-    return policies.best(curve.price[None], worths[None])
+    return _Quoted(request, known, asked)
 
 
-def _limits(asked: _Asked, rules: PricingPolicy) -> Limits:
-    product = asked.product
-    terms = Terms(
-        *(
-            np.array([value])
-            for value in (
-                product.list_price,
-                product.unit_cost,
-                product.floor,
-                product.ceiling,
-                product.max_step,
-            )
-        )
-    )
-    return policies.limits(terms, last_price(asked.known.state), asked.objective, rules)
+def _terms(product: Product) -> Terms:
+    values = (product.list_price, product.unit_cost, product.floor, product.ceiling, product.max_step)
+    return Terms(*(np.array([value]) for value in values))
 
 
-def _answer(asked: _Asked, chosen: Chosen, curve: _Curve | None, policy: Policy) -> dict[str, Any]:
+def _told_curve(found: Curves, model: Demand, product: Product) -> _Curve:
+    """With its band; NaN where the model does not say."""
+    price, chance, doubt = found.price[0], found.chance[0], doubt_of(model.card.extra)
+    unknown = np.full_like(chance, np.nan)
+    low, high = doubt.band(chance, price / product.list_price) if doubt else (unknown, unknown)
+    return _Curve(price, chance, low, high, float(found.opportunity_cost[0]))
+
+
+def _chosen(quoted: _Quoted, found: Curves | None, rules: PricingPolicy, draws: Draws) -> Chosen:
+    """One of the policy's offers; without the store no experiment."""
+    if quoted.known.degraded:
+        rules = rules.model_copy(update={"exploration_share": 0.0, "exploration_at_start": 0.0})
+    return policies.choose(quoting.offers(quoted.asked, found, rules), np.array([draws.random()]))
+
+
+def _repeated(quoted: _Quoted, chosen: Chosen, rules: PricingPolicy) -> Chosen:
+    """What is held, as it came about when it was first quoted; else what was chosen."""
+    held = quoted.known.held
+    if held is None:
+        return chosen
+    again = policies.repeated(chosen, np.array([held.price]), quoting.limits(quoted.asked, rules), rules)
+    return replace(again, exploration=np.array([held.exploration]), propensity=np.array([held.propensity]))
+
+
+def _answer(quoted: _Quoted, chosen: Chosen, curve: _Curve | None, policy: Policy) -> dict[str, Any]:
     """Everything about the price; prices are as they are shown, unrounded beyond the price points."""
-    request, product = asked.request, asked.product
+    request, product = quoted.request, quoted.product
     return {
         "quote_id": request.quote_id,
         "price": float(chosen.price[0]),
         "currency": product.currency,
         "raw_price": round(float(chosen.raw[0]), _MONEY),
-        "objective": asked.objective,
+        "objective": quoted.asked.objective,
         "guardrails": _guardrails(chosen),
         "demand_curve": [] if curve is None else _points(curve),
+        "opportunity_cost": 0.0 if curve is None else round(curve.opportunity_cost, _MONEY),
         "exploration": bool(chosen.exploration[0]),
         "propensity": min(float(chosen.propensity[0]), 1.0),
+        "held": quoted.known.held is not None,
         "policy_version": policy.version,
-        "degraded": asked.known.degraded,
+        "degraded": quoted.known.degraded,
         "event_time": _rfc3339(request.event_time),
         "product_id": request.product_id,
         "segment": request.segment,
-        "context": request.context,
+        "context": request.context | {"category": product.category},
         "list_price": product.list_price,
         "unit_cost": product.unit_cost,
     }
@@ -223,18 +216,18 @@ def _points(curve: _Curve) -> list[dict[str, Any]]:
 
 
 def _demand(
-    asked: _Asked, price: float, row: Floats, model: Demand | None, curve: _Curve | None
+    quoted: _Quoted, price: float, row: Floats, model: Demand | None, curve: _Curve | None
 ) -> dict[str, Any]:
     """What is expected at the price, how demand answers to it, and who says so."""
     if model is None or curve is None:
         units = float(row[0, _UNITS_RATE])
         unknown = {"value": None, "low": None, "high": None}
-        return {"elasticity": unknown, "expected": _expected(units, price, asked.product), "model": BASELINE}
+        return {"elasticity": unknown, "expected": _expected(units, price, quoted.product), "model": BASELINE}
     doubt = doubt_of(model.card.extra)
     units = float(model.predict(row)[0]) * (doubt.units_per_sale if doubt else 1.0)
     return {
         "elasticity": _elasticity(elasticity(curve.price, curve.chance, price), doubt),
-        "expected": _expected(units, price, asked.product),
+        "expected": _expected(units, price, quoted.product),
         "model": {"name": model.card.task, "version": model.card.version, "alias": "champion"},
     }
 

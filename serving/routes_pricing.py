@@ -1,6 +1,7 @@
 """HTTP calls of the pricing side: quotes, outcomes and the catalogue."""
 
 import time
+from dataclasses import replace
 from http import HTTPStatus
 from random import Random
 from typing import Annotated, Any
@@ -19,10 +20,11 @@ from infra.settings import Product
 from ingestion.events import Outcome, QuoteRequest, microseconds
 from ingestion.topics import OUTCOMES, QUOTES
 from serving.catalogue import asking, faults, found
-from serving.pricing import Known
+from serving.pricing import Held, Known
 from serving.pricing import quote as price_of
 from serving.problems import Problem
 from serving.routes_fraud import JSON, answer, body_of, parse_many, refuse_future
+from serving.same_price import SameContext
 from serving.services import Services, UsesServices
 from serving.stage import Outgoing
 
@@ -52,7 +54,8 @@ async def post_quote(request: Request, services: UsesServices) -> Response:
     start = time.perf_counter()
     asked = QuoteRequest.model_validate_json(await request.body())
     refuse_future([asked])
-    product, states, before, degraded = await _look_up(services, asked)
+    same = SameContext(asked, services.pricing.rules)
+    product, states, before, held, degraded = await _look_up(services, asked, same)
     if before is not None:
         return Response(before, media_type=JSON)
     if product is None:
@@ -60,9 +63,8 @@ async def post_quote(request: Request, services: UsesServices) -> Response:
             f"product {asked.product_id!r} is not in the catalogue; add it by PUT /v1/products/{{product_id}}"
         )
         raise Problem(HTTPStatus.NOT_FOUND, detail)
-    known = Known(product, states.columns, degraded, (time.perf_counter() - start) * 1e3)
-    model, draws = services.models.current(PRICING.domain), Random(asked.quote_id)
-    quote = price_of(asked, known, model, services.pricing, draws)
+    known = Known(product, states.columns, degraded, (time.perf_counter() - start) * 1e3, held)
+    quote = await _priced(services, asked, known, same)
     services.measures.stages("quote", {k: v / 1e3 for k, v in quote["latency_ms"].items() if k != "total"})
     services.measures.quoted(quote["objective"], quote["exploration"], degraded)
     return await _published(services, asked, quote)
@@ -104,9 +106,9 @@ async def put_product(
 
 
 async def _look_up(
-    services: Services, asked: QuoteRequest
-) -> tuple[Product | None, States, bytes | None, bool]:
-    """Product, its state and an earlier answer, in one round trip.
+    services: Services, asked: QuoteRequest, same: SameContext
+) -> tuple[Product | None, States, bytes | None, Held | None, bool]:
+    """Product, its state, an earlier answer and what is held for its context, in one round trip.
 
     Without the store there are cold states and the products of the settings.
     """
@@ -114,13 +116,27 @@ async def _look_up(
         asking(asked.product_id),
         _products.read(asked.product_id),
         ("GET", _answer_key(asked.quote_id)),
+        same.asking,
     ]
     try:
-        product, state, before = await services.store.execute(commands)
+        product, state, before, held = await services.store.execute(commands)
     except StoreError:
         known = {each.product_id: each for each in services.settings.catalogue}
-        return known.get(asked.product_id), States.cold(PRODUCT, 1), None, True
-    return found(product), _products.decode([state]), before, False
+        return known.get(asked.product_id), States.cold(PRODUCT, 1), None, None, True
+    return found(product), _products.decode([state]), before, same.found(held), False
+
+
+async def _priced(services: Services, asked: QuoteRequest, known: Known, same: SameContext) -> dict[str, Any]:
+    """The quote; of several of one context at the same moment all have the price of the first."""
+    model = services.models.current(PRICING.domain)
+    quote = price_of(asked, known, model, services.pricing, Random(asked.quote_id))
+    if known.degraded or known.held is not None:
+        return quote
+    mine = Held(quote["price"], quote["propensity"], quote["exploration"])
+    shown = await same.keep(services.store, mine)
+    if shown == mine:
+        return quote
+    return price_of(asked, replace(known, held=shown), model, services.pricing, Random(asked.quote_id))
 
 
 async def _published(services: Services, asked: QuoteRequest, quote: dict[str, Any]) -> Response:

@@ -79,6 +79,10 @@ class Model:
         """Probability (or what the objective predicts) of each row, shape (n,); NaN is a value not known."""
         return np.asarray(self._booster.predict(matrix, num_threads=1), np.float64)
 
+    def predict_by(self, matrix: Floats, trees: int) -> Floats:
+        """The same by the first so many trees."""
+        return np.asarray(self._booster.predict(matrix, num_iteration=trees, num_threads=1), np.float64)
+
     def contributions(self, matrix: Floats) -> Floats:
         """TreeSHAP (Lundberg et al. 2020) of each row, shape (n, features + 1), in log odds.
 
@@ -112,7 +116,12 @@ class Model:
 
 
 def train(
-    matrix: Floats, target: Floats, card: Card, parameters: Parameters, weight: Floats | None = None
+    matrix: Floats,
+    target: Floats,
+    card: Card,
+    parameters: Parameters,
+    weight: Floats | None = None,
+    start: Floats | None = None,
 ) -> Model:
     """Fit trees to a matrix whose columns are `card.features`.
 
@@ -122,9 +131,11 @@ def train(
         card: what the model is to be known by; `reference` and `kind` are filled in.
         weight: of each row; None counts every row once.
         parameters: LightGBM's, beside `STEADY`; few rows lower `min_data_in_leaf` and `max_bin`.
+        start: raw score of each row that the trees add to, shape (n,); the model does not keep it.
     """
     chosen = {**STEADY, **_fitting(parameters, len(target))}
-    data = lightgbm.Dataset(matrix, target, weight=weight, feature_name=list(card.features))
+    names = list(card.features)
+    data = lightgbm.Dataset(matrix, target, weight=weight, init_score=start, feature_name=names)
     booster = lightgbm.train(chosen, data)
     described = replace(card, kind=KIND, reference=usual(matrix))
     return Model(booster.model_to_string(), described)

@@ -36,7 +36,7 @@ class Card:
 
     task: str
     kind: str
-    """How it is loaded: `lightgbm` or `linear`."""
+    """How it is loaded: `lightgbm`, `linear` or `demand`."""
     features: tuple[str, ...]
     """Columns of its matrix, in order."""
     feature_hash: str

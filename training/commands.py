@@ -65,7 +65,11 @@ def evaluate(
     test_days: Annotated[int, typer.Option(min=1, help="Fraud: days of test.")] = 7,
     history_days: Annotated[int | None, typer.Option(min=1, help="Fraud: train on so many days.")] = None,
     by: Annotated[
-        str | None, typer.Option(help="Fraud: tell what was caught by this column's values.")
+        str | None,
+        typer.Option(help="Fraud: tell what was caught by this column's values. Pricing: elasticity by it."),
+    ] = None,
+    test_from: Annotated[
+        str | None, typer.Option(help="Pricing: forecast sales from this period or date on.")
     ] = None,
     objective: Annotated[str | None, typer.Option(help="Pricing: revenue, margin or growth.")] = None,
     candidates: Annotated[str, typer.Option(help="Pricing: prices to choose from, 0.8,0.9,1.0.")] = "",
@@ -84,6 +88,7 @@ def evaluate(
         test_days=test_days,
         history_days=history_days,
         by=by,
+        test_from=test_from,
         objective=objective,
         candidates=_numbers(candidates),
         out=out,
@@ -126,9 +131,12 @@ def rollback(name: TaskName, why: Why = "asked for", as_json: Json = False) -> N
 
 
 def backtest(
-    name: Annotated[str, typer.Argument(help="fraud")] = "fraud",
+    name: TaskName = "fraud",
     rule: Annotated[str | None, typer.Option(help="Fraud: a condition over features.")] = None,
     outcome: Annotated[RuleOutcome, typer.Option(help="Fraud: what the rule would have said.")] = "review",
+    policy: Annotated[
+        Path | None, typer.Option(help="Pricing: TOML file with what differs in the settings' [pricing].")
+    ] = None,
     days: Annotated[float | None, typer.Option(min=0, help="Look at so many days; else at all.")] = None,
     until: Annotated[
         str | None, typer.Option(help="Label cut-off, event time; else the newest event.")
@@ -137,9 +145,11 @@ def backtest(
     mapping: Mapping = None,
     as_json: Json = False,
 ) -> None:
-    """Try a rule on past payments whose labels are known: what it would have hit, and what that was worth.
+    """Try a fraud rule, or another pricing policy, on what is known of the past, and say what it was worth.
 
     Example: tollgate backtest --rule 'amount > 500 AND terminal_fraud_rate_30d > 0.1' --days 60
+
+    Example: tollgate backtest pricing --policy bolder.toml --days 30
     """
     run = backtest_of(name)
     options = BacktestOptions(
@@ -147,6 +157,7 @@ def backtest(
         file=None if data is None else _file(data, mapping),
         rule=rule,
         outcome=outcome,
+        policy=policy,
     )
     with progress.working(f"Backtest {name}", silent=as_json) as told:
         found = run(settings.load(), options, told)

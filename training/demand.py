@@ -1,13 +1,13 @@
 """What is told of a demand curve beside itself: its elasticity, and how sure it is.
 
-The spread comes from models that learned from resampled days (a block bootstrap; Künsch 1989): how far
-their log odds of a purchase lie apart at each price, and how far their elasticities do. Outside the prices
-that were ever shown trees know nothing and agree all the same, so there the spread grows with the distance.
+The spread comes from what may as well be true (draws of the demand curve's posterior): how far their log odds
+of a purchase lie apart at each price, and how far their elasticities do. Outside the prices that were ever
+shown nobody knows whether the curve goes on as it does inside, so there the spread grows with the distance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +30,8 @@ _PRICE_COLUMNS = [PRICING.names.index(name) for name in OF_PRICE]
 _RELATIVE = PRICING.names.index("price_to_list")
 
 
-class Predicts(Protocol):
-    """A demand model."""
-
-    def predict(self, matrix: Floats) -> Floats:
-        """Chance of purchase of each row of the matrix of `PRICING`, shape (n,)."""
-        ...
+type_of_draws = Callable[[Floats], Floats]
+"""From rows of the matrix of `PRICING` to their chances of purchase under each draw, shape (k, n)."""
 
 
 @dataclass(frozen=True)
@@ -75,32 +71,31 @@ def doubt_of(extra: Mapping[str, Any]) -> Doubt | None:
     return None if values is None else Doubt(**{**values, "log_odds": tuple(values["log_odds"])})
 
 
-def doubt(models: Sequence[Predicts], matrix: Floats, some: Ints, units_per_sale: float) -> Doubt:
-    """Compare models that learned from resampled days, each at every price of `GRID`.
+def doubt(drawn: type_of_draws, matrix: Floats, some: Ints, units_per_sale: float) -> Doubt:
+    """Compare what may be true, at every price of `GRID`.
 
     Args:
-        models: two at least.
+        drawn: chance of purchase of each row of a matrix under each draw, shape (k, n), k two at least.
         matrix: the quotes that the data support, columns of `PRICING`.
-        some: which rows of it the models are compared on.
+        some: which rows of it the draws are compared on.
         units_per_sale: kept as it is.
     """
     rows = matrix[some]
-    curves = np.array([[model.predict(at_price(rows, share)) for share in GRID] for model in models])
-    slopes = np.array([_slopes(model, rows) for model in models])
+    curves = np.stack([drawn(at_price(rows, share)) for share in GRID], axis=1)
     lowest, highest = np.quantile(matrix[:, _RELATIVE], [0.01, 0.99]).tolist()
     return Doubt(
         log_odds=tuple(_root_mean_square(_log_odds(curves).std(axis=0, ddof=1)).tolist()),
-        elasticity=float(_root_mean_square(slopes.std(axis=0, ddof=1))),
+        elasticity=float(_root_mean_square(_slopes(drawn, rows).std(axis=0, ddof=1))),
         lowest=lowest,
         highest=highest,
         units_per_sale=units_per_sale,
     )
 
 
-def _slopes(model: Predicts, matrix: Floats) -> Floats:
-    """Elasticity of each row at the list price."""
+def _slopes(drawn: type_of_draws, matrix: Floats) -> Floats:
+    """Elasticity of each row at the list price under each draw, shape (k, n)."""
     shares = np.geomspace(1.0 / NEARBY, NEARBY, 5)
-    curves = np.column_stack([model.predict(at_price(matrix, share)) for share in shares])
+    curves = np.stack([drawn(at_price(matrix, share)) for share in shares], axis=-1)
     return _slope(np.log(shares), np.log(np.maximum(curves, _LEAST)))
 
 
@@ -128,17 +123,10 @@ def elasticity(prices: Floats, probability: Floats, at: float) -> float:
 
 
 def _slope(x: Floats, y: Floats) -> Floats:
-    """Least-squares slopes of rows of y, shape (n, len(x)), against x."""
+    """Least-squares slopes of rows of y, shape (..., len(x)), against x."""
     centred = x - x.mean()
-    slopes: Floats = (y - y.mean(axis=1, keepdims=True)) @ centred / (centred @ centred)
+    slopes: Floats = (y - y.mean(axis=-1, keepdims=True)) @ centred / (centred @ centred)
     return slopes
-
-
-def days_drawn(day: Ints, rng: np.random.Generator) -> Ints:
-    """How often each row's day is drawn when as many days as there are are drawn with replacement."""
-    days, place = np.unique(day, return_inverse=True)
-    drawn: Ints = np.bincount(rng.integers(0, len(days), len(days)), minlength=len(days))[place]
-    return drawn
 
 
 def _log_odds(share: Floats) -> Floats:

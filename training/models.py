@@ -32,7 +32,11 @@ class Scorer(Protocol):
         """How much each feature matters; comparable within a model only."""
 
 
-KINDS = {"lightgbm": "training.booster:Model", "linear": "training.baselines:Linear"}
+KINDS = {
+    "lightgbm": "training.booster:Model",
+    "linear": "training.baselines:Linear",
+    "demand": "training.demand_model:DemandModel",
+}
 """Class of each kind; each has `load(folder)`."""
 
 

@@ -52,6 +52,25 @@ def slice_bars(slices: Mapping[str, Mapping[str, float]], figure_name: str) -> b
     return _png(figure)
 
 
+def shares_of_best(lines: Mapping[str, Sequence[Floats]], every: int) -> bytes:
+    """What was earned of the best possible, quote by quote: the mean of several runs and their range.
+
+    Args:
+        lines: by name, one array of shares a run, one share for each `every` quotes.
+        every: quotes.
+    """
+    figure, axes = _figure(
+        "Earned of the best possible", "quotes", "share of the all-knowing seller's margin"
+    )
+    for number, (name, runs) in enumerate(lines.items()):
+        across, each = np.arange(1, len(runs[0]) + 1) * every, np.array(runs)
+        axes.plot(across, each.mean(axis=0), color=f"C{number}", label=name)
+        axes.fill_between(across, each.min(axis=0), each.max(axis=0), color=f"C{number}", alpha=0.15)
+    axes.axhline(0.96, linestyle="--", color="grey", label="0.96")
+    axes.legend()
+    return _png(figure)
+
+
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
     """A figure without any global state or window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -9,19 +9,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import replay
-from features.pricing import OF_PRICE, PRICING
+from features.pricing import PRICING, impersonal
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
-from infra.settings import Settings
+from infra.settings import PricingPolicy, Settings
 from ingestion import file_source, mapping
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
-from training import booster, demand, elasticity, metrics, plots
-from training.booster import Model
+from training import bid_prices, booster, demand_model, elasticity, metrics, plots
 from training.card import Card
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
+from training.demand import doubt_of
+from training.demand_model import DemandModel
+from training.departures import in_stock, learned
 from training.elasticity import ConstantElasticity
 from training.gate import Comparison, Evidence
 from training.models import Scorer
+from training.parity import common, groups_of, parity
 from training.pricing_file import evaluate
 from training.stores import feature_store
 from training.tasks import EventFile, Incumbent, Task, Trial
@@ -32,24 +35,7 @@ TEST_DAYS = 7.0
 BASELINE = "constant_elasticity"
 HEADLINE = ("log_loss", "poisson_deviance", "brier", "auc_roc", "expected_calibration_error", "elasticity")
 
-DEMAND: booster.Parameters = {
-    "objective": "binary",
-    "num_iterations": 150,
-    "num_leaves": 15,
-    "learning_rate": 0.05,
-    "min_data_in_leaf": 100,
-    "bagging_fraction": 0.8,
-    "bagging_freq": 1,
-    "lambda_l2": 5.0,
-    "monotone_constraints": ",".join("-1" if name in OF_PRICE else "0" for name in PRICING.names),
-}
-"""Few leaves and every feature in every tree, so that the price is always there; falls with the price."""
-
-_RESAMPLES = 5
-_DOUBT_ROWS = 500
-_SEED = 17
 _LEAST = 1e-9
-_SLICE_VALUES = 12
 
 
 def from_history(settings: Settings, window: Window) -> Dataset:
@@ -58,30 +44,41 @@ def from_history(settings: Settings, window: Window) -> Dataset:
     with replay.alone(settings.home, PRICING.domain):
         replay.refresh(settings.home, history, PRICING.domain)
         spine = replay.spine(settings.home, PRICING.domain, window.start_us, _matured_us(window) + 1)
-        matrix = joined(PRICING, spine, feature_store(settings, PRICING))
+        matrix = joined(PRICING, _without_persons(spine, settings.pricing), feature_store(settings, PRICING))
     outcomes = history.read(OUTCOMES, None, window.cutoff_us + 1, ["quote_id", "event_time_us", "units"])
-    described = history.read(QUOTES, window.start_us, _matured_us(window) + 1, ["quote_id", "segment"])
-    return _dataset(spine, matrix, outcomes, described, window)
+    described = history.read(QUOTES, window.start_us, _matured_us(window) + 1, _DESCRIBED)
+    return _dataset(spine, matrix, outcomes, described, window, settings.pricing)
 
 
 def from_file(settings: Settings, file: EventFile, span: Span) -> Dataset:
     """The same from a file of past prices, by the fold alone."""
     found = file_source.prices(file.data, mapping.load(file.mapping), settings.currency)
     events = file_source.placed(found, [entity.name for entity in PRICING.entities], start=0)
-    return from_tables(events.decided, events.settled, span)
+    return from_tables(events.decided, events.settled, span, settings.pricing)
 
 
-def from_tables(quotes: pa.Table, outcomes: pa.Table, span: Span) -> Dataset:
-    """The same from tables shaped as the history's."""
+def from_tables(
+    quotes: pa.Table, outcomes: pa.Table, span: Span, policy: PricingPolicy | None = None
+) -> Dataset:
+    """The same from tables shaped as the history's; without a policy nothing tells of a person."""
     if not quotes.num_rows or not outcomes.num_rows:
         raise UserError(f"expected quotes and outcomes, got {quotes.num_rows} and {outcomes.num_rows}.")
-    values = replay.matrix_of(PRICING, quotes, outcomes).values
+    unused = policy.unused if policy else ()
+    values = replay.matrix_of(PRICING, quotes, outcomes, lambda asked: impersonal(asked, unused)).values
     times, arrived = quotes["event_time_us"].to_numpy(), outcomes["event_time_us"].to_numpy()
     window = span.window(int(max(times.max(), arrived.max())))
     start_us = times.min() if window.start_us is None else window.start_us
     chosen = (times >= start_us) & (times <= _matured_us(window))
     rows = quotes.filter(pa.array(chosen))
-    return _dataset(rows, values[chosen], outcomes, rows, window)
+    return _dataset(rows, values[chosen], outcomes, rows, window, policy)
+
+
+def _without_persons(spine: pa.Table, policy: PricingPolicy) -> pa.Table:
+    """Request columns as a request's features know them."""
+    asked = {name: spine[name].to_numpy() for name in PRICING.request}
+    for name, column in impersonal(asked, policy.unused).items():
+        spine = spine.set_column(spine.column_names.index(name), name, pa.array(column))
+    return spine
 
 
 def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Trial:
@@ -92,7 +89,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     """
     end_us = incumbent.model.card.trained.end_us if incumbent else None
     start_us = holdout_start(data.time_us, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
-    before, after = data.split(start_us)
+    before, after = in_stock(data).split(start_us)
     _enough(before)
     simple = elasticity.fit(before.matrix, before.target, data.features)
     chances = {
@@ -110,15 +107,19 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     )
 
 
-def train(data: Dataset) -> Model:
+def train(data: Dataset) -> DemandModel:
     """A demand model of these quotes."""
-    return booster.train(data.matrix, data.target, _card(data), DEMAND)
+    return demand_model.train(data.matrix, data.target, _card(data))
 
 
-def trained_with_doubt(data: Dataset) -> Model:
-    """The same, with how unsure it is in its card."""
-    model = train(data)
-    model.card = replace(model.card, extra=demand.kept(_doubt(data)))
+def trained_with_doubt(data: Dataset) -> DemandModel:
+    """The same, with how unsure it is in its card, and what perishable stock is worth."""
+    stocked = in_stock(data)
+    model = demand_model.with_doubt(train(stocked), stocked.matrix, units_per_sale(stocked))
+    doubt = doubt_of(model.card.extra)
+    assert doubt
+    bids = bid_prices.kept(learned(data, model, doubt))
+    model.card = replace(model.card, extra={**model.card.extra, **bids})
     return model
 
 
@@ -126,20 +127,6 @@ def units_per_sale(data: Dataset) -> float:
     """Mean units of the quotes that were bought; 1 if none was."""
     units: Floats = data.columns["units"][data.target > 0]
     return float(units.mean()) if len(units) else 1.0
-
-
-def _doubt(data: Dataset) -> demand.Doubt:
-    rng = np.random.default_rng(_SEED)
-    models = [train(_resampled(data, rng)) for _ in range(_RESAMPLES)]
-    some = rng.choice(len(data), min(_DOUBT_ROWS, len(data)), replace=False)
-    return demand.doubt(models, data.matrix, some, units_per_sale(data))
-
-
-def _resampled(data: Dataset, rng: np.random.Generator) -> Dataset:
-    """The quotes of days that were drawn with replacement."""
-    times = demand.days_drawn(data.time_us // DAY_US, rng)
-    rows = np.repeat(np.arange(len(data)), times)
-    return replace(data, matrix=data.matrix[rows], target=data.target[rows])
 
 
 @dataclass(frozen=True)
@@ -159,7 +146,7 @@ class _Judged:
         } | metrics.of_scores(self.rows.target, chance)
 
     def trial(
-        self, chances: Mapping[str, Floats], model: Model, before: Dataset, notes: tuple[str, ...]
+        self, chances: Mapping[str, Floats], model: DemandModel, before: Dataset, notes: tuple[str, ...]
     ) -> Trial:
         """Everything about a trial whose model's chances come under `lightgbm`."""
         figures = {name: self.figures(chance) for name, chance in chances.items()}
@@ -167,7 +154,7 @@ class _Judged:
         slices = metrics.by_slice(self.rows.target, chances["lightgbm"], _slices(self.rows))
         return Trial(
             model=model,
-            parameters={**booster.STEADY, **DEMAND},
+            parameters={**booster.STEADY, **demand_model.TREES, "shape": model.curve.shape},
             metrics=own,
             rivals=figures,
             headline=HEADLINE,
@@ -177,7 +164,11 @@ class _Judged:
             rows_train=len(before),
             rows_test=len(self.rows),
             slices=slices,
-            documents={f"{BASELINE}.json": asdict(self.simple), "demand.json": dict(model.card.extra)},
+            documents={
+                f"{BASELINE}.json": asdict(self.simple),
+                "demand.json": dict(model.card.extra),
+                "parity.json": parity(self.rows),
+            },
             figures=self._plots(chances["lightgbm"], model, slices),
             notes=notes,
         )
@@ -234,13 +225,7 @@ def _compared(own: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]
 
 def _slices(rows: Dataset) -> dict[str, Objects]:
     """Product and segment of each row; rare values together."""
-    return {name: _common(rows.columns[f"{name}_name"]) for name in ("product", "segment")}
-
-
-def _common(values: Objects) -> Objects:
-    known = pd.Series(values, dtype=object).fillna("unknown")
-    frequent = known.value_counts().index[:_SLICE_VALUES]
-    return known.where(known.isin(frequent), "other").to_numpy(object)
+    return {name: common(rows.columns[f"{name}_name"]) for name in ("product", "segment")}
 
 
 def _enough(rows: Dataset) -> None:
@@ -270,17 +255,27 @@ def _units(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> Floats:
     return found
 
 
+_DESCRIBED = ["quote_id", "segment", "context"]
+
+
 def _dataset(
-    rows: pa.Table, matrix: Floats, outcomes: pa.Table, described: pa.Table, window: Window
+    rows: pa.Table,
+    matrix: Floats,
+    outcomes: pa.Table,
+    described: pa.Table,
+    window: Window,
+    policy: PricingPolicy | None,
 ) -> Dataset:
-    """In order of time; `described` has the segments by quote id."""
+    """In order of time; `described` has segment and context by quote id."""
     ids = rows["quote_id"].to_pandas().to_numpy(object)
     units = _units(ids, outcomes, window.cutoff_us)
-    segments = described.select(["quote_id", "segment"]).to_pandas().drop_duplicates("quote_id")
+    said = described.select(_DESCRIBED).to_pandas().drop_duplicates("quote_id")
+    said = said.set_index("quote_id").reindex(ids)
     columns = {
         "units": units,
         "product_name": rows["product_id"].to_pandas().to_numpy(object),
-        "segment_name": segments.set_index("quote_id")["segment"].reindex(ids).to_numpy(object),
+        "segment_name": said["segment"].to_numpy(object),
+        **groups_of(said, policy.personal if policy and policy.use_personal else ()),
     }
     time_us: Ints = rows["event_time_us"].to_numpy()
     order = np.argsort(time_us, kind="stable")

@@ -1,93 +1,48 @@
-"""Demand and elasticity of a table of past prices: `tollgate evaluate pricing`.
-
-Prices of the past were not drawn by lot: they follow season and demand. Double machine learning (Chernozhukov
-et al. 2018, partially linear model) takes what product and context tell of the log price and of the log of
-units away from both, by models that did not see the row (cross-fitting); what is left gives the elasticity.
-"""
+"""Demand and elasticity of a table of past prices: `tollgate evaluate pricing`."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.state import Flags, Floats, Ints
+from features.state import Floats, Ints
 from infra.errors import UserError
 from infra.settings import Objective, Settings
-from ingestion import file_source, mapping
+from ingestion import mapping
+from ingestion.events import microseconds
 from ingestion.history import DAY_US
-from training import booster
-from training.card import Card, Trained
-from training.elasticity import NORMAL_95
+from training import price_curves, price_effect, sales_forecast
+from training.cross_fit import folds
+from training.price_table import COST, DAY, PRICE, PriceTable, read
 from training.pricing_policy import best, worth
 from training.tasks import EvaluateOptions
 
-FOLDS = 5
-LEAST_ROWS = 100
-COST = "unit_cost"
-"""Context column that margin needs."""
-
-TREES: booster.Parameters = {
-    "objective": "regression",
-    "num_iterations": 200,
-    "num_leaves": 15,
-    "learning_rate": 0.05,
-    "min_data_in_leaf": 50,
-    "lambda_l2": 1.0,
-}
-
-_SEED = 17
-_PRICE = 0
-"""Column of the log price in `PriceTable.matrix`."""
-
-
-@dataclass(frozen=True)
-class PriceTable:
-    """Past prices with what was known beside them, in the file's order."""
-
-    names: tuple[str, ...]
-    matrix: Floats
-    """Shape (n, names): the log price, then product and context; a word is a number without order."""
-    log_units: Floats
-    """NaN where nothing was sold or the file has no such number."""
-    product: Ints
-    cost: Floats
-    """NaN if not given."""
-
-    @property
-    def usable(self) -> Flags:
-        """Rows with a price and units above 0."""
-        return np.isfinite(self.matrix[:, _PRICE]) & np.isfinite(self.log_units)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+CANDIDATES = 10
+"""Prices tried for each row if none are asked for ..."""
+SUPPORTED = (0.02, 0.98)
+"""... between these quantiles of the product's prices, in equal steps of their logarithm."""
 
 
 def evaluate(settings: Settings, options: EvaluateOptions) -> dict[str, Any]:
-    """Fit demand to a table of past prices, correct its elasticity, and recommend prices if asked to.
+    """Fit demand to a table of past prices, correct its elasticity, forecast and recommend if asked to.
 
     Raises:
         UserError: the file or its mapping do not fit, or too few rows can be used.
     """
     began = time.perf_counter()
-    table = read(options)
+    table = read(options.file)
     objective, fold = _objective(table, options, settings), folds(len(table.log_units))
-    found: dict[str, Any] = {
-        "elasticity": asdict(double_machine_learning(table, fold)),
-        "elasticity_least_squares": least_squares(table),
+    found = elasticities(table, fold, options.by) | {
         "demand_rmse_log": demand_error(table, fold),
         "rows": int(table.usable.sum()),
         "rows_left_out": int((~table.usable).sum()),
     }
+    if options.test_from is not None:
+        ahead = sales_forecast.forecast(table, _period(options.test_from, table))
+        found["forecast"] = {"test_from": options.test_from, **ahead.errors(table.log_units)}
     if options.out is not None:
         prices = recommended(table, fold, _candidates(table, options), objective, settings)
         pq.write_table(pa.table({"recommended_price": prices}), options.out)
@@ -95,122 +50,71 @@ def evaluate(settings: Settings, options: EvaluateOptions) -> dict[str, Any]:
     return found | {"seconds": time.perf_counter() - began}
 
 
-def read(options: EvaluateOptions) -> PriceTable:
-    """The file as numbers."""
-    columns = mapping.load(options.file.mapping).prices
-    if columns is None:
-        raise UserError(
-            f"{options.file.mapping}: expected [prices]; it says which column is price and which units."
-        )
-    rows = file_source.price_table(options.file.data, columns)
-    table = table_of(rows, columns.context)
-    if table.usable.sum() < LEAST_ROWS:
-        raise UserError(
-            f"{options.file.data}: expected at least {LEAST_ROWS} rows with a price and units above 0,"
-            f" got {table.usable.sum()}."
-        )
-    return table
-
-
-def table_of(rows: pa.Table, context: Sequence[str]) -> PriceTable:
-    """A table of `file_source.price_table` with these context columns."""
-    product = _codes(rows["product_id"]) if "product_id" in rows.column_names else np.zeros(rows.num_rows)
-    named = {"log_price": _log(rows["price"]), "product": product}
-    if "event_time_us" in rows.column_names:
-        named["day"] = _numbers(rows["event_time_us"]) // DAY_US
-    named |= {name: _numbers(rows[name]) for name in context}
-    cost = named.get(COST, np.full(rows.num_rows, np.nan))
-    names = tuple(named)
-    return PriceTable(
-        names, np.column_stack(list(named.values())), _log(rows["units"]), product.astype(np.int64), cost
-    )
+def elasticities(table: PriceTable, fold: Ints, by: str | None = None) -> dict[str, Any]:
+    """Corrected and as it is; within series and periods, by product, by a column where the file has them."""
+    column = None if by is None else _column(table, by)
+    if why := price_effect.hidden(table):
+        return {"elasticity": {"value": None, "low": None, "high": None, "note": why}}
+    rest = price_effect.residuals(table, fold)
+    found: dict[str, Any] = {
+        "elasticity": price_effect.slope(rest).as_json(),
+        "elasticity_least_squares": least_squares(table),
+    }
+    if table.place is not None or table.period is not None:
+        found["elasticity_within"] = price_effect.within(table, fold).as_json()
+    if len(table.words.get("product", ())) > 1:
+        products = price_effect.by_product(table, rest)
+        found["elasticity_by_product"] = {name: each.as_json() for name, each in products.items()}
+    if column is not None:
+        found["elasticity_by"] = price_effect.by_column(table, rest, column)
+    return found
 
 
 def least_squares(table: PriceTable) -> float:
     """Slope of log units on log price with a level for each product, as it is: not corrected for anything."""
     rows = table.usable
     design = np.column_stack(
-        [table.matrix[rows, _PRICE], table.product[rows, None] == np.unique(table.product[rows])]
+        [table.matrix[rows, PRICE], table.product[rows, None] == np.unique(table.product[rows])]
     )
     return float(np.linalg.lstsq(design.astype(np.float64), table.log_units[rows], rcond=None)[0][0])
 
 
-def double_machine_learning(table: PriceTable, fold: Ints) -> Estimate:
-    """Elasticity by the partially linear model; its interval is robust to unequal variances."""
-    rows = table.usable
-    beside = _CrossFit(table.matrix[:, 1:], table.names[1:], rows, fold)
-    price, units = (
-        (target - beside.predict(target))[rows] for target in (table.matrix[:, _PRICE], table.log_units)
-    )
-    variation = price @ price
-    value = float(price @ units / variation)
-    error = float(np.sqrt(((price * (units - value * price)) ** 2).sum()) / variation)
-    return Estimate(value, value - NORMAL_95 * error, value + NORMAL_95 * error)
-
-
 def demand_error(table: PriceTable, fold: Ints) -> float:
     """Root mean square error of log units, predicted by models that did not see the row."""
-    predicted = _demand(table, fold).predict(table.log_units)
+    predicted = price_curves.falling(table, fold).predict(table.log_units)
     return float(np.sqrt(np.mean((table.log_units - predicted)[table.usable] ** 2)))
 
 
 def recommended(
     table: PriceTable, fold: Ints, candidates: Floats, objective: Objective, settings: Settings
 ) -> Floats:
-    """Best candidate for every row by models that did not see it, shape (n,)."""
-    demand, n = _demand(table, fold), len(table.log_units)
-    matrices = [np.column_stack([np.full(n, np.log(each)), table.matrix[:, 1:]]) for each in candidates]
-    units = np.exp(np.column_stack(demand.predict_each(table.log_units, matrices)))
+    """Best candidate for every row by models that did not see it, shape (n,).
+
+    Args:
+        table: past prices.
+        fold: each row's fold.
+        candidates: prices, rising: shape (k,), or (n, k) for each row its own.
+        objective: what the best one has most of.
+        settings: for the margin that growth keeps.
+    """
+    n = len(table.log_units)
+    prices = np.broadcast_to(candidates, (n, candidates.shape[-1]))
+    units = np.exp(price_curves.curves(table, fold, prices))
     cost = np.zeros(n) if objective == "revenue" else np.nan_to_num(table.cost)
-    worths = worth(candidates, units, cost[:, None], objective, settings.pricing)
-    return best(np.broadcast_to(candidates, units.shape), worths)
-
-
-def _demand(table: PriceTable, fold: Ints) -> "_CrossFit":
-    falling = ",".join(["-1"] + ["0"] * (len(table.names) - 1))
-    return _CrossFit(table.matrix, table.names, table.usable, fold, {"monotone_constraints": falling})
-
-
-@dataclass(frozen=True)
-class _CrossFit:
-    """Predictions for every row by a model of the usable rows of the other folds."""
-
-    matrix: Floats
-    names: tuple[str, ...]
-    usable: Flags
-    fold: Ints
-    constraints: booster.Parameters = field(default_factory=dict)
-
-    def predict(self, target: Floats) -> Floats:
-        """Of a target of shape (n,), of which only usable rows are read."""
-        return self.predict_each(target, [self.matrix])[0]
-
-    def predict_each(self, target: Floats, matrices: Sequence[Floats]) -> list[Floats]:
-        """The same for the rows as they are in each of these matrices."""
-        predicted = [np.empty(len(target)) for _ in matrices]
-        for number in range(FOLDS):
-            held = self.fold == number
-            model = self._fit(target, self.usable & ~held)
-            for matrix, values in zip(matrices, predicted, strict=True):
-                values[held] = model.predict(matrix[held])
-        return predicted
-
-    def _fit(self, target: Floats, rows: Flags) -> booster.Model:
-        card = Card("pricing", "", self.names, "", Trained(0, 0, 0, int(rows.sum())))
-        return booster.train(self.matrix[rows], target[rows], card, {**TREES, **self.constraints})
-
-
-def folds(n: int) -> Ints:
-    """Number of each row's fold, drawn by a fixed seed."""
-    drawn: Ints = np.random.default_rng(_SEED).permutation(n) % FOLDS
-    return drawn
+    return best(prices, worth(prices, units, cost[:, None], objective, settings.pricing))
 
 
 def _candidates(table: PriceTable, options: EvaluateOptions) -> Floats:
-    """Those that were asked for, rising; else the middle of the prices that were ever shown."""
+    """Those that were asked for, rising; else the middle of the prices that each row's product ever had."""
     if options.candidates:
         return np.sort(np.array(options.candidates, np.float64))
-    return np.unique(np.exp(np.quantile(table.matrix[table.usable, _PRICE], np.linspace(0.05, 0.95, 10))))
+    log_price = np.empty((len(table.product), CANDIDATES))
+    for code in np.unique(table.product):
+        mine = table.product == code
+        shown = table.usable & mine if (table.usable & mine).any() else table.usable
+        low, high = np.quantile(table.matrix[shown, PRICE], SUPPORTED)
+        log_price[mine] = np.linspace(low, high, CANDIDATES)
+    return np.exp(log_price)
 
 
 def _objective(table: PriceTable, options: EvaluateOptions, settings: Settings) -> Objective:
@@ -223,21 +127,24 @@ def _objective(table: PriceTable, options: EvaluateOptions, settings: Settings) 
     return wanted  # type: ignore[return-value]
 
 
-def _log(column: pa.ChunkedArray) -> Floats:
-    """Logarithm; NaN for null and what is not above 0."""
-    values = _numbers(column)
-    return np.log(np.where(values > 0, values, np.nan))
+def _column(table: PriceTable, by: str) -> str:
+    """A column that elasticity can be told by: the product, or one of the context."""
+    known = [name for name in table.names[1:] if name != DAY]
+    if by not in known:
+        near = mapping.did_you_mean(by, known)
+        raise UserError(f"--by: expected product or a context column of the mapping, came {by!r}.{near}")
+    return by
 
 
-def _numbers(column: pa.ChunkedArray) -> Floats:
-    """Numbers, NaN where null; words and flags as numbers without order."""
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        found: Floats = column.to_numpy().astype(np.float64)
-        return found
-    return _codes(column)
+def _period(text: str, table: PriceTable) -> float:
+    """A period's number; where the file has times, a date's days since 1970."""
+    try:
+        return _day(text) if DAY in table.names else float(text)
+    except ValueError:
+        wanted = "a date such as 2026-03-01" if DAY in table.names else "a period's number"
+        raise UserError(f"--test-from: expected {wanted}, came {text!r}.") from None
 
 
-def _codes(column: pa.ChunkedArray) -> Floats:
-    """Place of each value among the distinct ones in order of the alphabet; null is -1."""
-    distinct = {value: place for place, value in enumerate(sorted(set(column.drop_null().to_pylist())))}
-    return np.array([distinct.get(value, -1) for value in column.to_pylist()], np.float64)
+def _day(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return float(microseconds(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) // DAY_US)

@@ -9,21 +9,30 @@ Guardrails in their order:
 2. `CEILING`: the product's ceiling;
 3. `MAX_STEP`: from the price shown last at most the product's `max_step` and the policy's share of that
    price, but never less than one price point;
-4. `PRICE_POINT`: the nearest multiple of the policy's step.
+4. `MAX_DAY_STEP`: from the price that the product's day (UTC) began with at most the policy's share of that
+   price, but never less than one price point; the first price of a day is measured against the one before;
+5. `PRICE_POINT`: the nearest multiple of the policy's step;
+6. `SAME_CONTEXT`: what the same context was quoted a moment ago (`held`) is quoted again.
 
 A later one never breaks an earlier one. Where no price satisfies two of them, the ceiling goes before the
-least margin, floor and ceiling go before the step (the price then moves to the nearer of the two), and a
-range without any price point keeps the price as it is.
+least margin, and floor and ceiling go before the steps (the price then moves to the nearer of the two). A
+price that would have to leave the day's range or make too large a step makes the smaller move: the step that
+comes nearest to the day's range. A range without any price point keeps the price as it is.
+
+A price that is held was within both steps and on a price point when it was first shown, and is not measured
+again; floor and ceiling hold for it too, and where they move it, it goes to a price point between them.
+
+A bound that is not a number bounds nothing; the ceiling must be one, as it is in every catalogue.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from features.state import Flags, Floats
 from infra.settings import Objective, PricingPolicy
 
-GUARDRAILS = ("FLOOR", "CEILING", "MAX_STEP", "PRICE_POINT")
+GUARDRAILS = ("FLOOR", "CEILING", "MAX_STEP", "MAX_DAY_STEP", "PRICE_POINT", "SAME_CONTEXT")
 _DECIMALS = 9
 """Price points are decimal numbers: 3 × 0.1 is 0.3."""
 
@@ -42,10 +51,16 @@ class Terms:
 
 @dataclass(frozen=True)
 class Limits:
-    """Prices that each quote may show, each of shape (n,); [low, high] lies within [floor, ceiling]."""
+    """Prices that each quote may show, each of shape (n,).
+
+    [low, high], what all of them leave, lies within [step_low, step_high], what floor, ceiling and the
+    largest step leave, and that within [floor, ceiling].
+    """
 
     floor: Floats
     ceiling: Floats
+    step_low: Floats
+    step_high: Floats
     low: Floats
     high: Floats
 
@@ -55,7 +70,7 @@ class Chosen:
     """Prices to show, each of shape (n,) but `path`."""
 
     path: Floats
-    """Shape (n, 5): the raw price, and the price after each of `GUARDRAILS`."""
+    """Shape (n, 7): the raw price, and the price after each of `GUARDRAILS`."""
     exploration: Flags
     """True where the price was drawn instead of chosen."""
     propensity: Floats
@@ -89,17 +104,25 @@ def candidate_prices(
 
 
 def worth(
-    price: Floats, units: Floats, unit_cost: Floats, objective: Objective, policy: PricingPolicy
+    price: Floats,
+    units: Floats,
+    unit_cost: Floats,
+    objective: Objective,
+    policy: PricingPolicy,
+    opportunity_cost: float | Floats = 0.0,
 ) -> Floats:
     """What the objective makes of expected units at a price; the shapes must fit.
 
-    Margin and revenue in money. Growth is units where the price keeps the policy's margin, and below zero, by
+    Margin and revenue in money, less what each unit would earn later if it is perishable (its opportunity
+    cost, in the same money). Growth is units where the price keeps the policy's margin, and below zero, by
     what is missing, where it does not.
     """
     if objective == "growth":
         short = margin_share(price, unit_cost) - policy.growth_margin_floor
         return np.where(short >= 0, units, short)
-    return (price - unit_cost if objective == "margin" else price) * units
+    cost = unit_cost if objective == "margin" else 0.0
+    earned: Floats = (price - cost - opportunity_cost) * units
+    return earned
 
 
 def margin_share(price: Floats, unit_cost: Floats) -> Floats:
@@ -114,23 +137,51 @@ def best(prices: Floats, worths: Floats) -> Floats:
     return np.take_along_axis(prices, last[:, None], axis=1)[:, 0]
 
 
-def limits(terms: Terms, last_price: Floats, objective: Objective, policy: PricingPolicy) -> Limits:
+def limits(
+    terms: Terms,
+    last_price: Floats,
+    objective: Objective,
+    policy: PricingPolicy,
+    day_price: Floats | None = None,
+) -> Limits:
     """Where prices may lie.
 
-    `last_price` is what each product showed last, shape (n,); NaN or 0 if nothing, which allows every step.
     Growth keeps the margin that the policy asks of it, if that is more than the least margin.
+
+    Args:
+        terms: of each quote's product.
+        last_price: what each product showed last, shape (n,); NaN or 0 if nothing, which allows every step.
+        objective: of all quotes.
+        policy: margins, steps and price points.
+        day_price: what each product's day began with, shape (n,); NaN or 0, or None for all, if not known,
+            which allows every price that the step does.
     """
     kept = policy.growth_margin_floor if objective == "growth" else 0.0
     floor = _floor(terms, max(policy.min_margin_share, kept))
-    step = np.minimum(terms.max_step, np.maximum(policy.max_step_share * last_price, policy.price_step))
-    step = np.where(last_price > 0, step, np.inf)
-    last = np.where(last_price > 0, last_price, terms.list_price)
-    return Limits(
-        floor,
-        terms.ceiling,
-        np.clip(last - step, floor, terms.ceiling),
-        np.clip(last + step, floor, terms.ceiling),
-    )
+    step = _Step(policy.max_step_share, policy.price_step, terms.max_step)
+    step_low, step_high = step.around(last_price, floor, terms.ceiling)
+    if day_price is None:
+        return Limits(floor, terms.ceiling, step_low, step_high, step_low, step_high)
+    day = _Step(policy.max_day_share, policy.price_step)
+    return Limits(floor, terms.ceiling, step_low, step_high, *day.around(day_price, step_low, step_high))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """How far a price may move: a share of where it was, between `least` and `most`, in money."""
+
+    share: float
+    least: float
+    most: float | Floats = np.inf
+
+    def around(self, price: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+        """What of [low, high] can be reached, or the nearest of it; all where the price is not known."""
+        known = np.isfinite(price) & (price > 0)
+        centre = np.where(known, price, 0.0)
+        with np.errstate(over="ignore"):
+            far = np.fmin(np.maximum(self.share * centre, self.least), self.most)
+            far = np.where(known, np.maximum(far, 0.0), np.inf)
+            return np.clip(centre - far, low, high), np.clip(centre + far, low, high)
 
 
 def least_price(unit_cost: Floats, margin: float) -> Floats:
@@ -139,18 +190,31 @@ def least_price(unit_cost: Floats, margin: float) -> Floats:
 
 
 def _floor(terms: Terms, margin: float) -> Floats:
-    return np.minimum(np.maximum(terms.floor, least_price(terms.unit_cost, margin)), terms.ceiling)
+    dearer = np.fmax(np.fmax(terms.floor, 0.0), least_price(terms.unit_cost, margin))
+    return np.fmin(dearer, terms.ceiling)
 
 
-def guarded(raw: Floats, within: Limits, price_step: float) -> Floats:
-    """Price after each guardrail, shape (n, 5), first the raw price; NaN becomes the highest one allowed."""
+def guarded(raw: Floats, within: Limits, price_step: float, held: Floats | None = None) -> Floats:
+    """Price after each guardrail, shape (*raw.shape, 7), first the raw price; the limits' shapes must fit.
+
+    A raw price that is NaN becomes the highest one allowed. `held` is what the same context was quoted a
+    moment ago; NaN, or None for all, if nothing.
+    """
     known = np.where(np.isnan(raw), within.high, raw)
     above = np.maximum(known, within.floor)
     below = np.minimum(above, within.ceiling)
-    stepped = np.clip(below, within.low, within.high)
-    return np.column_stack(
-        [known, above, below, stepped, _on_point(stepped, within.low, within.high, price_step)]
-    )
+    stepped = np.clip(below, within.step_low, within.step_high)
+    daily = np.clip(stepped, within.low, within.high)
+    point = _on_point(daily, within.low, within.high, price_step)
+    again = point if held is None else _again(held, point, within, price_step)
+    return np.stack([known, above, below, stepped, daily, point, again], axis=-1)
+
+
+def _again(held: Floats, price: Floats, within: Limits, step: float) -> Floats:
+    """The price that is held, inside floor and ceiling; another where nothing is held."""
+    inside = np.clip(held, within.floor, within.ceiling)
+    moved = _on_point(inside, within.floor, within.ceiling, step)
+    return np.where(np.isfinite(held), np.where(inside == held, held, moved), price)
 
 
 def _on_point(price: Floats, low: Floats, high: Floats, step: float) -> Floats:
@@ -166,29 +230,77 @@ def _point(number: Floats, step: float) -> Floats:
     return np.round(number * step, _DECIMALS)
 
 
-def choose(raw: Floats, within: Limits, policy: PricingPolicy, draws: Floats) -> Chosen:
-    """Guard the raw prices, or draw a price within the limits for the policy's share of quotes.
+@dataclass(frozen=True)
+class Offers:
+    """Every price that the policy may show for each quote, and how likely it is."""
 
-    A drawn price is one of `policy.candidates` evenly spaced ones from `low` to `high`, all equally likely.
-    `draws` are two uniform numbers in [0, 1) for each quote, shape (n, 2): whether to explore, and where.
+    path: Floats
+    """Shape (n, m, 7): each price as the policy wants it, and after each of `GUARDRAILS`; nothing is held."""
+    chance: Floats
+    """Shape (n, m); each row adds up to 1."""
+    wanted: int
+    """The first so many of the m are the policy's own choices; the others are drawn to learn from."""
+
+    @property
+    def price(self) -> Floats:
+        """Prices to show, shape (n, m); equal ones add up."""
+        return self.path[:, :, -1]
+
+    def propensity(self, shown: Floats) -> Floats:
+        """Chance that the policy shows this very price, shape (n,)."""
+        found: Floats = np.where(self.price == shown[:, None], self.chance, 0.0).sum(axis=1)
+        return found
+
+
+def offers(
+    raw: Floats, trials: Floats, within: Limits, policy: PricingPolicy, allowed: Flags | None = None
+) -> Offers:
+    """Guard what the policy wants, and add what exploration draws from.
+
+    Args:
+        raw: shape (n, k); the policy wants one of the k, all equally likely. One column is a policy that is
+            sure of itself, several are what it takes for best under draws of what it believes (Thompson
+            sampling; Thompson 1933).
+        trials: shape (n, m), of `trials`; `exploration_share` of the quotes show one, all equally likely.
+        within: the limits of each quote.
+        policy: exploration and price points.
+        allowed: which trials may be shown, shape (n, m); None allows all. Where none may be, none is.
     """
-    chosen = guarded(raw, within, policy.price_step)
-    trials = _trials(within, policy)
-    picked = np.take_along_axis(trials, (draws[:, 1:] * policy.candidates).astype(np.int64), axis=1)[:, 0]
-    exploration = draws[:, 0] < policy.exploration_share
-    path = np.where(exploration[:, None], guarded(picked, within, policy.price_step), chosen)
-    return Chosen(path, exploration, _propensity(path[:, -1], chosen[:, -1], trials, policy))
+    k = raw.shape[1]
+    some = np.ones_like(trials) if allowed is None else allowed.astype(np.float64)
+    count = some.sum(axis=1, keepdims=True)
+    share = np.where(count > 0, policy.exploration_share, 0.0)
+    chance = np.hstack([np.repeat((1.0 - share) / k, k, axis=1), share * some / np.maximum(count, 1.0)])
+    wanted = np.hstack([raw, trials])
+    each = Limits(*(side[:, None] for side in vars(within).values()))
+    return Offers(guarded(wanted, each, policy.price_step), chance, k)
 
 
-def _trials(within: Limits, policy: PricingPolicy) -> Floats:
-    """Prices that exploration may draw, shape (n, k)."""
+def choose(offered: Offers, draws: Floats) -> Chosen:
+    """Show one of the offers; `draws` is a uniform number in [0, 1) for each quote, shape (n,)."""
+    upto = offered.chance.cumsum(axis=1)
+    picked = (draws[:, None] * upto[:, -1:] >= upto).sum(axis=1)
+    path = np.take_along_axis(offered.path, picked[:, None, None], axis=1)[:, 0]
+    return Chosen(path, picked >= offered.wanted, offered.propensity(path[:, -1]))
+
+
+def repeated(chosen: Chosen, held: Floats, within: Limits, policy: PricingPolicy) -> Chosen:
+    """Show again what the same context was quoted a moment ago, where something is held.
+
+    Exploration and propensity stay those of what was chosen; who repeats a price knows how it was drawn.
+
+    Args:
+        chosen: as it would be without; its raw price and guardrails stay to be told.
+        held: shape (n,); NaN where nothing is held.
+        within: the limits of each quote.
+        policy: price points.
+    """
+    again = _again(held, chosen.price, within, policy.price_step)
+    return replace(chosen, path=np.column_stack([chosen.path[:, :-1], again]))
+
+
+def trials(within: Limits, policy: PricingPolicy) -> Floats:
+    """Prices that exploration may draw, `candidates` evenly spaced ones within the limits, shape (n, m)."""
     low, high = within.low[:, None], within.high[:, None]
     even = low + np.linspace(0.0, 1.0, policy.candidates) * (high - low)
     return _on_point(np.clip(even, low, high), low, high, policy.price_step)
-
-
-def _propensity(shown: Floats, chosen: Floats, trials: Floats, policy: PricingPolicy) -> Floats:
-    """Chance of the shown price: as the chosen one, and as each drawn one that is the same price."""
-    drawn: Floats = (trials == shown[:, None]).mean(axis=1)
-    chance: Floats = (1.0 - policy.exploration_share) * (chosen == shown) + policy.exploration_share * drawn
-    return chance

@@ -7,6 +7,8 @@ refusal by the gate is remembered, so that the same data are not tried again and
 import json
 import logging
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from training.tasks import Task
 log = logging.getLogger(__name__)
 
 WHO = "retrainer"
+LONGEST_REST_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,35 @@ class Retrainer:
     Args:
         tasks: in the order they are looked at.
         desk: where champions live and runs are recorded.
+        clock: seconds that only ever rise.
     """
 
-    def __init__(self, settings: Settings, tasks: list[Task], desk: Desk) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tasks: list[Task],
+        desk: Desk,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
+        self._clock = clock
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
         self._tasks = tasks
         self._desk = desk
         self._history = History(settings.history)
 
     def run(self, stop: threading.Event) -> None:
-        """Look every `poll_s` until stopped. What fails is logged and looked at again."""
+        """Look every `poll_s` until stopped. What fails is logged and looked at again, ever more seldom."""
         while not stop.is_set():
-            for task in self._tasks:
-                self._guarded(task)
+            self.turn()
             stop.wait(self._settings.retraining.poll_s)
+
+    def turn(self) -> None:
+        """Look once at every task that does not rest after a failure."""
+        for task in self._tasks:
+            if self._clock() >= self._not_before.get(task.name, 0.0):
+                self._guarded(task)
 
     def look(self, task: Task) -> Due | None:
         """What is due of a task now."""
@@ -97,8 +115,16 @@ class Retrainer:
             if found is not None:
                 log.info("training %s: %s", task.name, found.why)
                 self._told(self.train(task, found))
+            self._failures.pop(task.name, None)
         except UserError as error:
-            log.warning("training %s: %s", task.name, error)
+            self._rest(task, str(error))
+
+    def _rest(self, task: Task, why: str) -> None:
+        """Twice as long after each failure in a row: what lacks data would fail again at once."""
+        failures = self._failures[task.name] = self._failures.get(task.name, 0) + 1
+        seconds = min(self._settings.retraining.poll_s * 2.0**failures, LONGEST_REST_S)
+        self._not_before[task.name] = self._clock() + seconds
+        log.warning("training %s: %s; looking again in %.0f s", task.name, why, seconds)
 
     def _told(self, report: Report) -> None:
         said = "promoted version %s" if report.promoted else "kept the champion (run %s)"

@@ -79,6 +79,7 @@ class EvaluateOptions:
     test_days: int = 7
     history_days: int | None = None
     by: str | None = None
+    test_from: str | None = None
     objective: str | None = None
     candidates: tuple[float, ...] = ()
     out: Path | None = None
@@ -93,6 +94,8 @@ class BacktestOptions:
     """Past events without the stack; else the history."""
     rule: str | None = None
     outcome: RuleOutcome = "review"
+    policy: Path | None = None
+    """TOML file of what differs from the settings' policy."""
 
 
 class Backtest(Protocol):
@@ -130,7 +133,10 @@ class Task:
 
 TASKS = {"fraud": "training.fraud:TASK", "pricing": "training.pricing:TASK"}
 """Where each task is; imported when it is asked for."""
-BACKTESTS = {"fraud": "training.fraud_backtest:backtest"}
+BACKTESTS = {
+    "fraud": "training.fraud_backtest:backtest",
+    "pricing": "training.pricing_backtest:backtest",
+}
 """Where each task's policy is tried on the past, if it can be."""
 
 type_of_backtest = Callable[[Settings, BacktestOptions, progress.Task], Backtest]

@@ -31,6 +31,7 @@ from ingestion.simulators.bench import speeds
 from ingestion.simulators.payments import Payments, simulate
 from ingestion.simulators.wire import encoded, transactions
 from ingestion.topics import ensure_topics
+from serving.bench.guardrails import Guarded, guard
 from serving.bench.http_load import Load, in_turn, send
 from serving.bench.stream import Streamed, stream
 from serving.champions_watch import FEATURE_SETS, ChampionsWatch
@@ -77,6 +78,7 @@ class Benched:
     streamed: Streamed
     backfill_rows_per_s: float
     simulated_per_s: dict[str, float]
+    guarded: Guarded
 
     def ratio(self, name: str, to: str) -> float:
         """Median over the rounds of requests a second against another contender's, in the same round."""
@@ -94,19 +96,21 @@ def bench(
     events: Annotated[
         int, typer.Option(min=1_000, help="Payments a round through the stream worker.")
     ] = 20_000,
+    quotes: Annotated[int, typer.Option(min=1, help="Random quotes through the guardrails.")] = 10_000_000,
     home: Annotated[Path | None, typer.Option(help="Folder for its own servers; removed at the end.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Measure on this machine: scores against FastAPI's floor and the tutorial way, the stream, the backfill.
+    """Measure on this machine: scores against FastAPI's floor and the tutorial way, stream, backfill, prices.
 
     Example: tollgate bench --rounds 5
     """
     os.environ["TOLLGATE_HOME"] = str((home or settings.load().home / "bench").absolute())
     stack = Stack(settings.load().home)
     with progress.shown(silent=as_json) as display:
+        guarded = _guarded(quotes, display)  # before any server takes a core
         stack.up(("kafka", "valkey", "mlflow"), display)
         try:
-            result = _measured(settings.load(), rounds, events, display)
+            result = _measured(settings.load(), rounds, events, guarded, display)
         finally:
             stack.down(purge=True)
     if as_json:
@@ -115,7 +119,14 @@ def bench(
         _print(result)
 
 
-def _measured(chosen: Settings, rounds: int, events: int, display: Display) -> Benched:
+def _guarded(quotes: int, display: Display) -> Guarded:
+    task = display.task("Guardrails", total=quotes, unit="quotes")
+    result = guard(quotes, task)
+    task.finish(f"{result.guardrail_breaches} breaches")
+    return result
+
+
+def _measured(chosen: Settings, rounds: int, events: int, guarded: Guarded, display: Display) -> Benched:
     ensure_topics(chosen)
     past = _past()
     started = time.perf_counter()
@@ -123,7 +134,7 @@ def _measured(chosen: Settings, rounds: int, events: int, display: Display) -> B
     rows_per_s = past.decided.num_rows / (time.perf_counter() - started)
     _train(display)
     streamed = _stream(chosen, rounds, events, display)  # first: scores over HTTP are events too
-    return Benched(_loads(rounds, display), streamed, rows_per_s, speeds(1, 20))
+    return Benched(_loads(rounds, display), streamed, rows_per_s, speeds(1, 20), guarded)
 
 
 def _past() -> PastEvents:
@@ -228,6 +239,8 @@ def _values(result: Benched) -> dict[str, Any]:
         "stream": {"events_per_s": result.streamed.events_per_s, **asdict(result.streamed)},
         "backfill_rows_per_s": result.backfill_rows_per_s,
         "simulated_per_s": result.simulated_per_s,
+        "guardrail_breaches": result.guarded.guardrail_breaches,
+        "guarded_quotes_per_s": result.guarded.guarded_quotes_per_s,
     }
 
 
@@ -258,6 +271,10 @@ def _print(result: Benched) -> None:
     console.print(stream_table)
     console.print("Stolen: share of the cores' time that a virtual machine's host gave to others.")
     console.print(f"Backfill: {result.backfill_rows_per_s:,.0f} payments/s, each with its label.")
+    console.print(
+        f"Guardrails: {result.guarded.guardrail_breaches:,} breaches in {result.guarded.quotes:,} random"
+        f" quotes, {result.guarded.guarded_quotes_per_s:,.0f} quotes/s."
+    )
     console.print(
         "Simulators: " + ", ".join(f"{step} {rate:,.0f}/s" for step, rate in result.simulated_per_s.items())
     )

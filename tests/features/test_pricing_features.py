@@ -17,7 +17,9 @@ from features.pricing import (
     PRODUCT,
     QUOTE,
     at_prices,
+    day_price,
     event_values,
+    impersonal,
     last_price,
     request_columns,
 )
@@ -60,7 +62,8 @@ def features(columns: Mapping[str, Floats], state: Floats) -> dict[str, Floats]:
 
 
 def one_request(price: float = 90.0, segment: str | None = "web", **context: object) -> dict[str, Floats]:
-    return request_columns(np.array([price]), np.array([120.0]), np.array([60.0]), [segment], [context])
+    words = (["p-1"], [segment])
+    return request_columns(np.array([price]), np.array([120.0]), np.array([60.0]), words, [context])
 
 
 def test_what_is_remembered_of_a_product() -> None:
@@ -74,6 +77,27 @@ def test_what_is_remembered_of_a_product() -> None:
     assert row["product_idle_s"] == 3 * 86_400
     assert (row["hour_of_day"], row["weekday"]) == (12.0, 6.0), "2026-03-01 is a Sunday"
     assert last_price(busy_state()) == [80.0]
+
+
+def test_a_day_begins_with_its_first_price_and_until_then_with_the_one_before() -> None:
+    hour_us, at_s = DAY_US // 24, NOW_US / 1_000_000
+    times = [NOW_US - DAY_US, NOW_US - 5 * hour_us, NOW_US - 4 * hour_us, NOW_US - DAY_US]
+    state = folded([QUOTE] * 4, [70.0, 80.0, 90.0, 60.0], [np.nan] * 4, times)
+    for hours, expected in ((0, 80.0), (11.9, 80.0), (12.0, 90.0), (99.0, 90.0), (-30, 80.0)):
+        assert day_price(state, np.array([at_s + hours * 3_600])) == [expected], hours
+    assert np.isnan(day_price(PRODUCT.cold(1), np.array([at_s]))[0])
+
+
+def test_what_tells_of_a_person_is_as_if_it_had_not_been_given() -> None:
+    told = one_request(segment="seniors", inventory=3, competitor_price=100.0)
+    unknown = one_request(segment=None, competitor_price=100.0)
+    blanked = impersonal(told, ["segment", "inventory", "age", "price"])
+    assert {name: value.tobytes() for name, value in blanked.items()} == {
+        name: value.tobytes() for name, value in unknown.items()
+    }
+    assert {name: value.tobytes() for name, value in impersonal(told, []).items()} == {
+        name: value.tobytes() for name, value in told.items()
+    }
 
 
 def test_an_outcome_is_no_quote_and_a_quote_no_outcome() -> None:
@@ -135,10 +159,10 @@ def test_segments_have_the_same_number_in_every_process() -> None:
 
 @given(st.dictionaries(st.sampled_from(["inventory", "competitor_price", "weather"]), money | st.booleans()))
 def test_a_replayed_quote_has_the_columns_of_its_request(context: dict[str, Any]) -> None:
-    body = {"quote_id": "q", "event_time": "2026-03-01T12:00:00Z", "product_id": "p", "segment": "web"}
+    body = {"quote_id": "q", "event_time": "2026-03-01T12:00:00Z", "product_id": "p-1", "segment": "web"}
     request = QuoteRequest.model_validate_json(json.dumps(body | {"context": context}))
-    stored = {"quote_id": "q", "price": 90.0, "list_price": 120.0, "unit_cost": 60.0, "segment": "web"}
-    row = stored | {"context": json.dumps(request.context)}
+    stored = {"quote_id": "q", "price": 90.0, "list_price": 120.0, "unit_cost": 60.0}
+    row = stored | {"product_id": "p-1", "segment": "web", "context": json.dumps(request.context)}
     table = pa.Table.from_pylist([row], schema=SCHEMAS[QUOTES])
     replayed = domain("pricing").request(table)
     asked = one_request(90.0, request.segment, **request.context)

@@ -19,6 +19,7 @@ from features.state import (
     Decayed,
     Entity,
     Events,
+    FirstOfDay,
     Floats,
     Folded,
     Latest,
@@ -39,6 +40,7 @@ LATEST = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1],
 
 PEAK = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Peak)}
 RUN = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Run)}
+FIRST = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], FirstOfDay)}
 RECENT = {name: pair for name, pair in AGGREGATES.items() if isinstance(pair[1], Recent)}
 
 every_entity = pytest.mark.parametrize("entity", ENTITIES.values(), ids=ENTITIES)
@@ -46,6 +48,7 @@ every_decayed = pytest.mark.parametrize(("entity", "aggregate"), DECAYED.values(
 every_latest = pytest.mark.parametrize(("entity", "aggregate"), LATEST.values(), ids=LATEST)
 every_peak = pytest.mark.parametrize(("entity", "aggregate"), PEAK.values(), ids=PEAK)
 every_run = pytest.mark.parametrize(("entity", "aggregate"), RUN.values(), ids=RUN)
+every_first = pytest.mark.parametrize(("entity", "aggregate"), FIRST.values(), ids=FIRST)
 every_recent = pytest.mark.parametrize(("entity", "aggregate"), RECENT.values(), ids=RECENT)
 quick = settings(max_examples=40, deadline=None)
 
@@ -76,7 +79,7 @@ def values_of(entity: Entity, given: list[float], time_us: npt.NDArray[np.int64]
     values = np.array(given, np.float64).reshape(-1, 1) + np.arange(len(entity.values))
     for aggregate in entity.aggregates:
         column = entity.values.index(aggregate.value)
-        if isinstance(aggregate, Latest) and aggregate.clock == aggregate.name:
+        if isinstance(aggregate, Latest | FirstOfDay) and aggregate.clock == aggregate.name:
             values[:, column] = time_us / MICROSECONDS
         if isinstance(aggregate, Recent):
             values[:, column] = CODES[np.nan_to_num(values[:, column]).astype(np.int64) % len(CODES)]
@@ -278,6 +281,28 @@ def test_latest_is_the_value_of_the_event_with_the_greatest_time(entity: Entity,
     law()
 
 
+@every_first
+def test_what_came_first_on_the_newest_day_stays_until_the_next(
+    entity: Entity, aggregate: FirstOfDay
+) -> None:
+    """Of events of its kind in the order of the stream; one of an earlier day changes nothing."""
+
+    @quick
+    @given(streams(entity))
+    def law(events: Events) -> None:
+        events = replace(events, values=np.nan_to_num(events.values, nan=17.0))
+        states, _ = folded(entity, events)
+        x = events.values[:, entity.values.index(aggregate.value)]
+        day = events.time_us // 86_400_000_000
+        for key in range(KEYS):
+            ours = np.flatnonzero((events.entity == key) & (events.kind == aggregate.event))
+            first = next((i for i in ours if day[i] == day[ours].max()), None)
+            expected = math.nan if first is None else x[first]
+            assert same_bits(states.columns[key, entity.blocks[aggregate.name]], np.array([expected]))
+
+    law()
+
+
 @every_peak
 def test_a_peak_is_the_greatest_of_what_is_left_in_whatever_order_events_came(
     entity: Entity, aggregate: Peak
@@ -349,6 +374,7 @@ def test_recent_codes_are_the_distinct_ones_that_came_last(entity: Entity, aggre
                 assert same_bits(recall(block, np.array([[code]])), np.array([[expected]]))
 
     law()
+    assert recall(np.empty((0, aggregate.columns)), np.empty((0, 1))).shape == (0, 1)
 
 
 @every_entity

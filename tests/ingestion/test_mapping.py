@@ -62,6 +62,7 @@ class TestMappingFile:
             (BOOK.replace("delay_days = 7", "delay_days = -1"), "mapping.toml:10: labels.delay_days"),
             ("[labels]\nlabel = 'x'\ndelay_days = 1", "needs [transactions]"),
             ("", "expected [transactions] or [prices]"),
+            ("[prices]\nprice='p'\nunits='u'\nevent_time='t'\nperiod='w'", "event_time or period, not both"),
             ("[transactions", "expected TOML"),
         ],
     )  # fmt: skip

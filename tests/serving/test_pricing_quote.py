@@ -1,6 +1,7 @@
 """Quotes by models whose demand is known."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from features.pricing import OUTCOME, PRICING, PRODUCT, QUOTE, event_values
 from features.state import Events, Floats, States, fold
 from infra.settings import Objective, PricingPolicy, Product
 from ingestion.events import Quote, QuoteRequest
-from serving.pricing import BASELINE, Known, Policy, quote
+from serving.pricing import BASELINE, Held, Known, Policy, quote
+from training.bid_prices import BidPrices
+from training.bid_prices import kept as kept_bids
 from training.card import Card, Trained
 from training.demand import GRID, Doubt, kept
 
@@ -27,6 +30,7 @@ RULES = PricingPolicy(
     candidate_high=1.6,
     candidates=101,
     exploration_share=0.05,
+    exploration_at_start=0.05,
 )
 POLICY = Policy(RULES, "v1")
 SHOES = Product(
@@ -69,7 +73,7 @@ class Numbers:
 
 
 def never() -> Numbers:
-    return Numbers(0.999, 0.5)
+    return Numbers(0.0)
 
 
 def asked(objective: Objective | None = None, **context: float) -> QuoteRequest:
@@ -95,9 +99,10 @@ def test_the_answer_has_what_the_contract_names() -> None:
     contract = {
         "quote_id", "price", "currency", "raw_price", "objective", "guardrails", "demand_curve", "elasticity",
         "expected", "exploration", "propensity", "model", "policy_version", "degraded", "latency_ms",
+        "opportunity_cost",
     }  # fmt: skip
     event = {
-        "event_time", "product_id", "segment", "context", "list_price", "unit_cost", "features",
+        "event_time", "product_id", "segment", "context", "list_price", "unit_cost", "features", "held",
     }  # fmt: skip
     assert set(answer) == contract | event
     assert set(answer["demand_curve"][0]) == {"price", "purchase_probability", "low", "high"}
@@ -113,7 +118,7 @@ def test_the_answer_is_an_event_that_the_worker_takes() -> None:
     event = Quote.model_validate_json(orjson.dumps(answer))
     assert (event.price, event.list_price, event.unit_cost) == (answer["price"], 50.0, 20.0)
     assert event.event_time == asked().event_time
-    assert event.context == {"inventory": 12.0}
+    assert event.context == {"inventory": 12.0, "category": "shoes"}
     assert event.model["version"] == "3"
 
 
@@ -164,6 +169,58 @@ def test_the_curve_tells_demand_and_its_elasticity() -> None:
     assert np.isclose(answer["elasticity"]["high"], -2.0 + 1.96 * 0.2, atol=1e-4)
 
 
+class ScarceDemand(KnownDemand):
+    """The same, of seats whose unit is worth 2 for each hour left, over the number of units left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        bids = BidPrices((0.0, 10.0), (1.0, 2.0), ((0.0, 0.0), (20.0, 10.0)))
+        tables = kept_bids({"margin": {"p-1": bids}, "revenue": {"p-1": bids}})
+        self.card = replace(self.card, extra={**self.card.extra, **tables})
+
+
+def seats(objective: Objective, **context: float) -> dict[str, Any]:
+    return quote(asked(objective, **context), Known(SHOES, COLD), ScarceDemand(), POLICY, never())
+
+
+@pytest.mark.parametrize(
+    ("inventory", "hours", "cost", "price"),
+    [(1, 5, 10.0, 60.0), (2, 5, 5.0, 50.0), (2, 10, 10.0, 60.0), (1, 0, 0.0, 40.0), (9, 99, 10.0, 60.0)],
+)
+def test_scarce_stock_is_dearer(inventory: float, hours: float, cost: float, price: float) -> None:
+    """At a constant elasticity of -2 the best price is twice the sum of what a unit costs and would earn."""
+    answer = seats("margin", inventory=inventory, hours_to_departure=hours)
+    assert answer["opportunity_cost"] == cost
+    assert abs(answer["price"] - price) <= 0.5
+
+
+def test_revenue_weighs_what_a_unit_would_earn_and_growth_does_not() -> None:
+    scarce = {"inventory": 1.0, "hours_to_departure": 10.0}
+    assert abs(seats("revenue", **scarce)["price"] - 40.0) <= 0.5
+    assert seats("growth", **scarce)["opportunity_cost"] == 0.0
+
+
+def test_the_floor_and_the_margin_told_know_nothing_of_the_opportunity_cost() -> None:
+    answer = seats("margin", inventory=1.0, hours_to_departure=10.0)
+    margin = answer["expected"]["units"] * (answer["price"] - SHOES.unit_cost)
+    assert np.isclose(answer["expected"]["margin"], margin, atol=1e-4)
+    assert answer["raw_price"] > 73, "the dearest candidate, as twice 40 is beyond what data support"
+    cheap = quote(
+        asked(inventory=1, hours_to_departure=10), Known(SHOES, shown(25.0)), ScarceDemand(), POLICY, never()
+    )
+    assert cheap["price"] < 30, "a floor of cost and opportunity cost would be 40"
+
+
+def test_stock_that_is_not_known_to_perish_has_no_opportunity_cost() -> None:
+    assert seats("margin", inventory=1.0)["opportunity_cost"] == 0.0
+    assert seats("margin", hours_to_departure=5.0)["opportunity_cost"] == 0.0
+    other = Known(SHOES.model_copy(update={"product_id": "p-2"}), COLD)
+    scarce = asked(inventory=1.0, hours_to_departure=10.0)
+    assert quote(scarce, other, ScarceDemand(), POLICY, never())["opportunity_cost"] == 0.0
+    lost = Known(SHOES, COLD, degraded=True)
+    assert quote(scarce, lost, ScarceDemand(), POLICY, never())["opportunity_cost"] == 0.0
+
+
 def test_candidates_stay_near_prices_that_were_ever_shown() -> None:
     curve = quote(asked(), Known(SHOES, COLD), KnownDemand(), POLICY, never())["demand_curve"]
     assert np.isclose(curve[0]["price"], 50.0 * 0.7 / 1.05, atol=1e-4)
@@ -188,6 +245,49 @@ def test_each_guardrail_that_moved_the_price_is_told_with_before_and_after() -> 
     assert point["after"] == answer["price"] == 62.1, "62.0 would be too large a step"
 
 
+def test_a_day_has_its_largest_step_too() -> None:
+    policy = Policy(RULES.model_copy(update={"max_day_share": 0.04}), "v1")
+    answer = quote(asked(), Known(SHOES, shown(70.0)), KnownDemand(), policy, never())
+    assert [(each["code"], each["after"]) for each in answer["guardrails"]] == [
+        ("MAX_STEP", 62.0),
+        ("MAX_DAY_STEP", 67.2),
+    ]
+    assert answer["price"] == 67.2
+
+
+def test_what_is_held_is_quoted_again_as_it_came_about() -> None:
+    held = Held(44.4, propensity=0.002, exploration=True)
+    known = Known(SHOES, shown(70.0), held=held)
+    answer = quote(asked(), known, KnownDemand(), POLICY, never())
+    assert answer["guardrails"][-1] == {"code": "SAME_CONTEXT", "before": 62.0, "after": 44.4}
+    assert (answer["price"], answer["propensity"], answer["exploration"]) == (44.4, 0.002, True)
+    assert answer["held"] is True
+    assert answer["features"]["price_to_list"] == 44.4 / 50.0
+    event = Quote.model_validate_json(orjson.dumps(answer))
+    assert (event.price, event.held) == (44.4, True)
+    assert quote(asked(), Known(SHOES, shown(70.0)), None, POLICY, never())["held"] is False
+
+
+def test_what_is_held_stays_under_a_ceiling_that_came_meanwhile() -> None:
+    known = Known(SHOES, shown(70.0), held=Held(79.9, 1.0, exploration=False))
+    lower = SHOES.model_copy(update={"ceiling": 71.25})
+    assert quote(asked(), known, None, POLICY, never())["price"] == 79.9
+    assert quote(asked(), replace(known, product=lower), None, POLICY, never())["price"] == 71.2
+
+
+def test_no_price_knows_of_a_person_unless_the_policy_says_so() -> None:
+    def seen(**settings: object) -> dict[str, float]:
+        policy = Policy(RULES.model_copy(update=settings), "v1")
+        answer = quote(asked(inventory=12), Known(SHOES, COLD), KnownDemand(), policy, never())
+        features: dict[str, float] = answer["features"]
+        return features
+
+    personal = {"personal": ("segment", "inventory")}
+    for name in ("segment_code", "inventory"):
+        assert np.isnan(seen(**personal)[name])
+        assert seen(**personal, use_personal=True)[name] == seen()[name] > 0
+
+
 def test_without_a_model_the_list_price() -> None:
     answer = quote(asked(), Known(SHOES, shown(50.0, units=0.0)), None, POLICY, never())
     assert (answer["price"], answer["raw_price"], answer["guardrails"]) == (50.0, 50.0, [])
@@ -203,14 +303,14 @@ def test_without_anything_known_nothing_is_expected() -> None:
 
 
 def test_the_list_price_is_explored_around_too() -> None:
-    answer = quote(asked(), Known(SHOES, shown(50.0)), None, POLICY, Numbers(0.0, 0.999))
+    answer = quote(asked(), Known(SHOES, shown(50.0)), None, POLICY, Numbers(0.9999))
     assert (answer["exploration"], answer["price"]) == (True, 57.5)
     assert 0 < answer["propensity"] < 0.05
 
 
 def test_without_the_store_the_list_price_and_no_experiment() -> None:
     known = Known(SHOES, COLD, degraded=True)
-    answer = quote(asked(), known, KnownDemand(), POLICY, Numbers(0.0, 0.0))
+    answer = quote(asked(), known, KnownDemand(), POLICY, Numbers(0.9999))
     assert (answer["price"], answer["degraded"], answer["exploration"]) == (50.0, True, False)
     assert (answer["model"], answer["propensity"]) == (BASELINE, 1.0)
 

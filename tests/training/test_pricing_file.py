@@ -10,17 +10,15 @@ import pytest
 
 from infra.errors import UserError
 from infra.settings import Settings
-from training import pricing_file
-from training.pricing_file import (
-    PriceTable,
-    demand_error,
-    double_machine_learning,
-    evaluate,
-    folds,
-    least_squares,
-    table_of,
-)
+from ingestion.history import DAY_US
+from training import cross_fit
+from training.cross_fit import folds
+from training.price_effect import double_machine_learning
+from training.price_table import PriceTable, table_of
+from training.pricing_file import demand_error, evaluate, least_squares
 from training.tasks import EvaluateOptions, EventFile
+
+pytestmark = pytest.mark.slow
 
 TRUTH = -2.0
 N = 4_000
@@ -106,6 +104,44 @@ def test_margin_without_costs_is_refused(tmp_path: Path, chosen: Settings) -> No
         evaluate(chosen, options)
 
 
+def weekly(folder: Path, **more: Any) -> EvaluateOptions:
+    weeks = pa.array(np.arange(600) // 10)
+    rows = sales(600).append_column("week", weeks).append_column("shop", pa.array(np.arange(600) % 10))
+    names = 'price = "price"\nunits = "units"\nproduct_id = "product_id"\nperiod = "week"\nplace = "shop"'
+    return asked(folder, rows, f'{names}\ncontext = ["season"]', **more)
+
+
+def test_a_file_with_weeks_and_places_tells_more(tmp_path: Path, chosen: Settings) -> None:
+    found = evaluate(chosen, weekly(tmp_path, by="product", test_from="50"))
+    assert set(found["elasticity_within"]) >= {"value", "low", "high"}
+    assert set(found["elasticity_by_product"]) == {"apple", "fig", "lemon"}
+    assert [each["is"] for each in found["elasticity_by"]["groups"]] == ["apple", "fig", "lemon"]
+    assert (found["forecast"]["rows_train"], found["forecast"]["rows_test"]) == (500, 100)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"by": "saeson"}, r"--by: expected product or a context column.*Did you mean 'season'\?"),
+        ({"test_from": "2026-03-01"}, "--test-from: expected a period's number, came '2026-03-01'"),
+        ({"test_from": "77"}, "the file's periods go from 0 to 59"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(
+    more: dict[str, Any], says: str, tmp_path: Path, chosen: Settings
+) -> None:
+    with pytest.raises(UserError, match=says):
+        evaluate(chosen, weekly(tmp_path, **more))
+
+
+def test_a_date_is_a_period_of_a_file_with_times(tmp_path: Path, chosen: Settings) -> None:
+    days = pa.array((20_000 + np.arange(600) // 10) * DAY_US, pa.timestamp("us"))
+    rows = sales(600).append_column("at", days)
+    names = 'price = "price"\nunits = "units"\nevent_time = "at"\ncontext = ["season"]'
+    found = evaluate(chosen, asked(tmp_path, rows, names, test_from="2024-11-23"))
+    assert found["forecast"]["rows_train"] == 500
+
+
 def test_a_handful_of_rows_is_refused(tmp_path: Path, chosen: Settings) -> None:
     with pytest.raises(UserError, match="expected at least 100 rows"):
         evaluate(chosen, asked(tmp_path, sales(50)))
@@ -122,4 +158,4 @@ def test_words_and_gaps_become_numbers() -> None:
 def test_folds_are_even_and_the_same_each_time() -> None:
     assert np.bincount(folds(103)).tolist() == [21, 21, 21, 20, 20]
     np.testing.assert_array_equal(folds(50), folds(50))
-    assert pricing_file.FOLDS == 5
+    assert cross_fit.FOLDS == 5

@@ -9,6 +9,7 @@ from infra.settings import Objective, PricingPolicy
 from training.pricing_policy import (
     GUARDRAILS,
     Limits,
+    Offers,
     Terms,
     best,
     candidate_prices,
@@ -17,6 +18,9 @@ from training.pricing_policy import (
     least_price,
     limits,
     margin_share,
+    offers,
+    repeated,
+    trials,
     worth,
 )
 
@@ -45,6 +49,7 @@ def policies(draw: st.DrawFn) -> PricingPolicy:
         min_margin_share=draw(st.floats(0, 1)),
         price_step=draw(st.sampled_from([0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 0.3]) | st.floats(0.001, 100)),
         max_step_share=draw(st.floats(0, 1)),
+        max_day_share=draw(st.floats(0.01, 3)),
         candidate_low=draw(st.floats(0.1, 1.0)),
         candidate_high=draw(st.floats(1.01, 3.0)),
         candidates=draw(st.integers(2, 30)),
@@ -61,6 +66,8 @@ def terms(draw: st.DrawFn) -> Terms:
 
 
 last_prices = st.just(np.nan) | st.just(0.0) | amount
+any_price = amount | any_float
+"""What the store may say of the past: a price, or anything."""
 units = st.floats(0, 1, exclude_max=True)
 
 
@@ -71,34 +78,79 @@ def points_inside(within: Limits, step: float) -> bool:
     return bool(((multiples >= within.low[0]) & (multiples <= within.high[0])).any())
 
 
+def reach(centre: float, share: float, policy: PricingPolicy, most: float = np.inf) -> tuple[float, float]:
+    """What a step from a price allows; everything from one that is none."""
+    if not (0 < centre < np.inf):
+        return -np.inf, np.inf
+    far = float(min(most, max(share * centre, policy.price_step)))
+    centre = float(centre)
+    return centre - far, centre + far
+
+
+def around(*centres: float) -> float:
+    """Room for rounding beside these prices."""
+    return sum(1e-9 * each for each in centres if 0 < each < np.inf)
+
+
+def outside(price: float, low: float, high: float) -> float:
+    return max(low - price, price - high, 0.0)
+
+
 @settings(max_examples=500)
-@given(terms(), policies(), objectives, last_prices, any_float, units, units)
+@given(terms(), policies(), objectives, any_price, any_price, any_price, any_float, any_float, units)
 @example(
-    Terms(*(np.array([each]) for each in (10.0, 9.0, 8.0, 12.0, 0.5))), POLICY, "margin", 2.0, 3.0, 0.0, 0.9
-)
+    Terms(*(np.array([each]) for each in (10.0, 9.0, 8.0, 12.0, 0.5))),
+    POLICY, "margin", 2.0, np.nan, np.nan, 3.0, 3.0, 0.99,
+)  # fmt: skip
+@example(
+    Terms(*(np.array([each]) for each in (10.0, 9.0, 8.0, 12.0, 0.5))),
+    POLICY, "margin", 1.7e308, 1.7e308, -1.7e308, -1.7e308, 1.7e308, 0.99,
+)  # fmt: skip
+@example(
+    Terms(*(np.array([each]) for each in (60.0, 9.0, 8.0, 200.0, 50.0))),
+    POLICY, "margin", 100.0, 50.0, np.nan, 3.0, 199.0, 0.1,
+)  # fmt: skip
 def test_no_input_breaks_a_guardrail(
     product: Terms,
     policy: PricingPolicy,
     objective: Objective,
     last: float,
+    day: float,
+    held: float,
     raw: float,
-    explore: float,
-    which: float,
+    other: float,
+    draw: float,
 ) -> None:
-    within = limits(product, np.array([last]), objective, policy)
-    chosen = choose(np.array([raw]), within, policy, np.array([[explore, which]]))
+    within = limits(product, np.array([last]), objective, policy, np.array([day]))
+    wanted = np.array([[raw, other]])
+    offered = offers(wanted, trials(within, policy), within, policy)
+    np.testing.assert_allclose(offered.chance.sum(), 1.0)
+    chosen = choose(offered, np.array([draw]))
     price = chosen.price[0]
 
     assert product.floor[0] <= price <= product.ceiling[0]
     kept = max(policy.min_margin_share, policy.growth_margin_floor if objective == "growth" else 0.0)
-    assert price >= min(least_price(product.unit_cost, kept)[0], product.ceiling[0])
-    if last > 0:
-        step = min(product.max_step[0], max(policy.max_step_share * last, policy.price_step))
-        possible = last + step >= within.floor[0] and last - step <= within.ceiling[0]
-        assert abs(price - last) <= step + 1e-9 * last or not possible
+    least = min(max(least_price(product.unit_cost, kept)[0], product.floor[0]), product.ceiling[0])
+    assert price >= least
+    step = reach(last, policy.max_step_share, policy, product.max_step[0])
+    forced = max(step[0] - product.ceiling[0], least - step[1], 0.0)
+    assert outside(price, *step) <= forced + around(last), "no further than floor and ceiling make it go"
+    step_low, step_high = np.clip(step, least, product.ceiling[0])
+    daily = reach(day, policy.max_day_share, policy)
+    forced = max(daily[0] - step_high, step_low - daily[1], 0.0)
+    assert outside(price, *daily) <= forced + around(last, day), (
+        "no further than the step, floor and ceiling make it go"
+    )
     if points_inside(within, policy.price_step):
         assert price == np.round(np.rint(price / policy.price_step) * policy.price_step, 9)
     assert 0 < chosen.propensity[0] <= 1 + 1e-12
+
+    again = repeated(chosen, np.array([held]), within, policy)
+    if least <= held <= product.ceiling[0]:
+        assert again.price[0] == held
+    elif not np.isfinite(held):
+        assert again.price[0] == price
+    assert least <= again.price[0] <= product.ceiling[0]
 
 
 @given(terms(), policies(), objectives, amount)
@@ -114,20 +166,26 @@ def test_floor_and_ceiling_go_before_the_step_which_then_is_the_least_that_is_ne
 
 
 def range_of(low: float, high: float, floor: float = 0.0, ceiling: float = 1e9) -> Limits:
-    return Limits(*(np.array([each]) for each in (floor, ceiling, low, high)))
+    return stepped_range(low, high, low, high, floor, ceiling)
+
+
+def stepped_range(
+    step_low: float, step_high: float, low: float, high: float, floor: float = 0.0, ceiling: float = 1e9
+) -> Limits:
+    return Limits(*(np.array([each]) for each in (floor, ceiling, step_low, step_high, low, high)))
 
 
 @pytest.mark.parametrize(
     ("raw", "path"),
     [
-        (5.0, [5.0, 10.0, 10.0, 12.0, 12.0]),
-        (99.0, [99.0, 99.0, 30.0, 14.05, 14.0]),
-        (13.26, [13.26, 13.26, 13.26, 13.26, 13.3]),
+        (5.0, [5.0, 10.0, 10.0, 11.0, 12.0, 12.0, 12.7]),
+        (99.0, [99.0, 99.0, 30.0, 20.0, 14.05, 14.0, 12.7]),
+        (13.26, [13.26, 13.26, 13.26, 13.26, 13.26, 13.3, 12.7]),
     ],
 )
 def test_guardrails_come_in_their_order(raw: float, path: list[float]) -> None:
-    within = range_of(12.0, 14.05, floor=10.0, ceiling=30.0)
-    assert guarded(np.array([raw]), within, 0.1)[0].tolist() == path
+    within = stepped_range(11.0, 20.0, 12.0, 14.05, floor=10.0, ceiling=30.0)
+    assert guarded(np.array([raw]), within, 0.1, held=np.array([12.7]))[0].tolist() == path
     assert len(path) == 1 + len(GUARDRAILS)
 
 
@@ -136,13 +194,85 @@ def test_a_range_without_a_price_point_keeps_the_price() -> None:
 
 
 def test_a_price_that_is_not_a_number_becomes_the_dearest_allowed() -> None:
-    assert guarded(np.array([np.nan]), range_of(3.0, 4.0), 0.5)[0].tolist() == [4.0] * 5
+    assert guarded(np.array([np.nan]), range_of(3.0, 4.0), 0.5)[0].tolist() == [4.0] * 7
 
 
 def test_the_step_lets_a_cheap_product_move_by_a_point() -> None:
     product = Terms(*(np.array([each]) for each in (0.5, 0.1, 0.1, 9.0, 5.0)))
     within = limits(product, np.array([0.5]), "margin", POLICY)
     assert (within.low[0], within.high[0]) == (0.4, 0.6)
+
+
+def limits_of(last: float, day: float, share: float = 0.3, floor: float = 1.0) -> tuple[float, float]:
+    """Prices that are left to a product between floor and 1,000 whose largest step is 5."""
+    product = Terms(*(np.array([each]) for each in (50.0, 0.1, floor, 1_000.0, 5.0)))
+    policy = POLICY.model_copy(update={"max_day_share": share})
+    within = limits(product, np.array([last]), "margin", policy, np.array([day]))
+    return float(within.low[0]), float(within.high[0])
+
+
+def test_a_day_has_its_own_largest_step() -> None:
+    assert limits_of(64.0, 50.0) == (59.0, 65.0), "at most 30 % over what the day began with"
+    assert limits_of(36.0, 50.0) == (35.0, 41.0)
+    assert limits_of(50.0, 50.0) == (45.0, 55.0), "the smaller step counts"
+    assert limits_of(50.0, np.nan) == (45.0, 55.0)
+
+
+def test_outside_the_days_range_the_price_comes_as_near_as_one_step_allows() -> None:
+    assert limits_of(100.0, 50.0) == (95.0, 95.0)
+    assert limits_of(20.0, 50.0) == (23.0, 23.0)
+    assert limits_of(100.0, 50.0, floor=98.0) == (98.0, 98.0), "and the floor goes before both"
+
+
+def test_a_day_lets_a_cheap_product_move_by_a_point() -> None:
+    product = Terms(*(np.array([each]) for each in (0.2, 0.1, 0.1, 9.0, 5.0)))
+    within = limits(product, np.array([0.2]), "margin", POLICY, np.array([0.2]))
+    np.testing.assert_allclose((within.low[0], within.high[0]), (0.1020408, 0.3), rtol=1e-6)
+
+
+def held_to(held: float, floor: float = 3.0) -> float:
+    within = range_of(3.5, 4.0, floor=floor, ceiling=9.0)
+    chosen = choose(offered_of(3.7, 0.0), np.array([0.5]))
+    return float(repeated(chosen, np.array([held]), within, POLICY).price[0])
+
+
+def test_a_price_that_is_held_is_shown_again_wherever_the_steps_are_by_now() -> None:
+    assert held_to(8.4) == 8.4
+    assert held_to(8.43) == 8.43, "one without a price point in its range was shown like this"
+    assert held_to(np.nan) == held_to(np.inf) == 3.7
+
+
+def test_floor_and_ceiling_hold_for_what_is_held_too() -> None:
+    assert held_to(20.0) == 9.0
+    assert held_to(2.0, floor=3.03) == 3.1, "a price point"
+
+
+def test_a_repeated_price_keeps_how_the_new_one_came_about() -> None:
+    chosen = choose(offered_of(3.3, 1.0), np.array([0.999]))
+    again = repeated(chosen, np.array([3.2]), range_of(3.0, 4.0), POLICY)
+    assert again.path[0].tolist() == [*chosen.path[0, :-1].tolist(), 3.2]
+    assert (again.raw[0], again.propensity[0], again.exploration[0]) == (4.0, 0.5, True)
+
+
+@pytest.mark.parametrize(
+    ("floor", "cost", "step", "least"),
+    [
+        (np.nan, np.nan, 5.0, 0.0),
+        (40.0, np.nan, 5.0, 40.0),
+        (-np.inf, np.inf, np.nan, 80.0),
+        (90.0, np.nan, -1.0, 80.0),
+        (np.inf, 0.0, 0.0, 80.0),
+    ],
+)
+def test_terms_that_are_no_numbers_bound_nothing(
+    floor: float, cost: float, step: float, least: float
+) -> None:
+    product = Terms(*(np.array([each]) for each in (50.0, cost, floor, 80.0, step)))
+    for last in (np.nan, np.inf, 0.0, -1.0, 60.0):
+        within = limits(product, np.array([last]), "margin", POLICY, np.array([last]))
+        price = guarded(np.array([70.03]), within, 0.1)[0, -1]
+        assert within.floor[0] == least
+        assert least <= within.low[0] <= price <= within.high[0] <= 80.0
 
 
 def test_objectives_choose_what_they_say() -> None:
@@ -191,8 +321,9 @@ def test_propensities_are_the_frequencies_of_the_prices_shown() -> None:
     product = Terms(*(np.full(n, each) for each in (50.0, 20.0, 30.0, 80.0, 2.0)))
     policy = POLICY.model_copy(update={"exploration_share": 0.3, "candidates": 7, "price_step": 0.5})
     within = limits(product, np.full(n, 50.0), "margin", policy)
-    draws = np.random.default_rng(1).random((n, 2))
-    chosen = choose(np.full(n, 51.0), within, policy, draws)
+    wanted = np.tile([51.0, 51.0, 49.0], (n, 1))
+    offered = offers(wanted, trials(within, policy), within, policy)
+    chosen = choose(offered, np.random.default_rng(1).random(n))
     assert np.isclose(chosen.exploration.mean(), 0.3, atol=0.005)
     prices, first, counts = np.unique(chosen.price, return_index=True, return_counts=True)
     assert len(prices) > 3
@@ -200,13 +331,26 @@ def test_propensities_are_the_frequencies_of_the_prices_shown() -> None:
     assert np.isclose(chosen.propensity[first].sum(), 1.0)
 
 
+def offered_of(raw: float, share: float, allowed: list[bool] | None = None, candidates: int = 2) -> Offers:
+    policy = POLICY.model_copy(update={"exploration_share": share, "candidates": candidates})
+    within = range_of(3.0, 4.0)
+    some = None if allowed is None else np.array([allowed])
+    return offers(np.array([[raw]]), trials(within, policy), within, policy, some)
+
+
 def test_a_policy_that_does_not_explore_is_certain() -> None:
-    certain = POLICY.model_copy(update={"exploration_share": 0.0})
-    chosen = choose(np.array([3.3]), range_of(3.0, 4.0), certain, np.array([[0.0, 0.0]]))
-    assert (chosen.price[0], chosen.propensity[0], chosen.exploration[0]) == (3.3, 1.0, False)
+    for draw in (0.0, 0.5, np.nextafter(1.0, 0.0)):
+        chosen = choose(offered_of(3.3, 0.0), np.array([draw]))
+        assert (chosen.price[0], chosen.propensity[0], chosen.exploration[0]) == (3.3, 1.0, False)
 
 
 def test_a_drawn_price_is_told_as_explored() -> None:
-    always = POLICY.model_copy(update={"exploration_share": 1.0, "candidates": 2})
-    chosen = choose(np.array([3.3]), range_of(3.0, 4.0), always, np.array([[0.5, 0.999]]))
+    chosen = choose(offered_of(3.3, 1.0), np.array([0.999]))
     assert (chosen.price[0], chosen.propensity[0], chosen.exploration[0]) == (4.0, 0.5, True)
+
+
+def test_what_costs_too_much_to_try_is_not_drawn() -> None:
+    offered = offered_of(3.3, 0.2, [False, True, False], candidates=3)
+    assert offered.price.tolist() == [[3.3, 3.0, 3.5, 4.0]]
+    np.testing.assert_allclose(offered.chance, [[0.8, 0.0, 0.2, 0.0]])
+    np.testing.assert_allclose(offered_of(3.3, 0.2, [False, False]).chance, [[1.0, 0.0, 0.0]])

@@ -1,7 +1,14 @@
+from itertools import pairwise
+
 import pytest
 
+from infra.errors import UserError
+from infra.settings import Settings
 from ingestion.history import DAY_US
-from training.retrainer import due
+from training import fraud
+from training.retrainer import LONGEST_REST_S, Due, Retrainer, due
+from training.runs import Desk
+from training.tasks import Task
 
 NOW = 100 * DAY_US
 
@@ -22,3 +29,26 @@ def test_due_by_labels_or_by_age_but_never_without_news(
     learned_until: int | None, arrived: int, why: str | None
 ) -> None:
     assert due(NOW, learned_until, arrived, 2_000, 7 * DAY_US) == why
+
+
+class Barren(Retrainer):
+    """Whatever it looks at fails."""
+
+    tried: list[float]
+
+    def look(self, task: Task) -> Due | None:
+        self.tried.append(self._clock())
+        raise UserError("nothing to learn from")
+
+
+def test_what_fails_is_tried_again_ever_more_seldom(chosen: Settings) -> None:
+    now = [0.0]
+    retrainer = Barren(chosen, [fraud.TASK], Desk.of(chosen), clock=lambda: now[0])
+    retrainer.tried = []
+    for second in range(0, 4_000, 5):
+        now[0] = float(second)
+        retrainer.turn()
+    gaps = [later - earlier for earlier, later in pairwise(retrainer.tried)]
+    poll_s = chosen.retraining.poll_s
+    assert gaps[:3] == [2 * poll_s, 4 * poll_s, 8 * poll_s]
+    assert max(gaps) == LONGEST_REST_S

@@ -1,0 +1,314 @@
+"""A demand curve for every product, pooled over products: what sells of one tells something of the others.
+
+With r = price / list price, the log odds that a quote is bought are
+
+    a + b · s(r / level(t)) + c · z,    s(x) = log x or x - 1, whichever the data make more likely,
+
+where a and b are the sum of what is common to all, what the category adds and what the product adds
+(partial pooling; Gelman and Hill 2007), z is segment, competitor, weekday and time left, and level(t) is what
+buyers of all products are willing to pay now against then: a random walk over blocks of quotes, 1 in the
+newest, so that a change of demand moves the curve along the price instead of bending it. All of it is one
+penalised logistic regression by Newton's method; the widths of the priors are estimated with it (empirical
+Bayes), and the posterior is its Laplace approximation (MacKay 1992), from which `draws` are taken for
+Thompson sampling. Curves never rise with the price.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from features.pricing import PRICING
+from features.state import Floats, Ints
+
+SHAPES = ("log", "linear")
+DRAWS = 8
+MOST_PRODUCTS, MOST_CATEGORIES, MOST_SEGMENTS = 100, 20, 8
+"""The most frequent have terms of their own, the others have what is common."""
+BLOCK, MOST_BLOCKS = 500, 40
+"""Quotes in a block of time at least, and blocks at most."""
+STEEPEST, FLATTEST = -12.0, -0.3
+"""Bounds of b: per cent of the odds lost for a per cent of price."""
+USUAL_SLOPE = -2.5
+"""Of b before anything is known; elasticities of consumer goods lie about there (Bijmolt et al. 2005)."""
+
+MOST_ROWS = 60_000
+
+_ROUNDS, _STEPS, _CLOSE = 5, 15, 1e-5
+_LONGEST, _LONGEST_STEP, _FARTHEST = 2.0, 0.3, 1.5
+"""Of a Newton step; of a step of the level in a round; of the level from 0, in logarithms."""
+_CHEAPEST = 1e-3
+_WEEK, _HOURS = 7, 24.0 * 30.0
+
+_WIDTHS = (1.5, 0.3, 0.7, 1.0, 0.3, 0.5, 0.5, 0.015)
+"""Standard deviations to begin with: of a what is common, by category, by product; the same of b; of the
+context; of a step of the level."""
+_ESTIMATED, _GUESSES = (1, 2, 4, 5, 7), 2.0
+"""Groups whose width is estimated, and how many coefficients the first guess counts for."""
+_LEVEL = 7
+
+_AT = {name: PRICING.names.index(name) for name in PRICING.names}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Which words and columns have coefficients."""
+
+    products: tuple[float, ...]
+    """Codes, rising; so are the next two."""
+    categories: tuple[float, ...]
+    segments: tuple[float, ...]
+
+    @property
+    def pooled(self) -> int:
+        """Coefficients of a, as many as of b: common, by category, by product."""
+        return 1 + len(self.categories) + len(self.products)
+
+    def members(self, matrix: Floats) -> Floats:
+        """Columns that a and b sum over, shape (n, pooled); a word without a coefficient has only zeros."""
+        return np.hstack(
+            [
+                np.ones((len(matrix), 1)),
+                _indicators(matrix[:, _AT["category_code"]], self.categories),
+                _indicators(matrix[:, _AT["product_code"]], self.products),
+            ]
+        )
+
+    def context(self, matrix: Floats) -> Floats:
+        """Columns of z, shape (n, columns); what is not known is 0."""
+        competitor = np.log(np.maximum(matrix[:, _AT["competitor_to_list"]], 1e-3))
+        left = matrix[:, _AT["hours_to_departure"]] / _HOURS
+        days = _indicators(matrix[:, _AT["weekday"]], tuple(range(1, _WEEK)))
+        segments = _indicators(matrix[:, _AT["segment_code"]], self.segments)
+        columns: Floats = np.hstack([segments, np.column_stack([competitor, left, left**2]), days])
+        known: Floats = np.where(np.isnan(columns), 0.0, columns)
+        return known
+
+
+@dataclass(frozen=True)
+class DemandCurve:
+    """The curve that fits best, and others that may be as true."""
+
+    shape: str
+    terms: Terms
+    best: Floats
+    """Coefficients: a's, b's, then those of z; shape (2 pooled + columns,)."""
+    draws: Floats
+    """The same drawn from the posterior, shape (k, 2 pooled + columns)."""
+    level_now: Floats
+    """Level of each block of time against the newest, for who wants to see how demand moved."""
+
+    def log_odds(self, matrix: Floats) -> Floats:
+        """Of a purchase, by the best coefficients, of each row of `PRICING`'s matrix; shape (n,)."""
+        found: Floats = self._log_odds(matrix, self.best[None])[0]
+        return found
+
+    def drawn(self, matrix: Floats) -> Floats:
+        """The same by each draw, shape (k, n)."""
+        return self._log_odds(matrix, self.draws)
+
+    def _log_odds(self, matrix: Floats, each: Floats) -> Floats:
+        members, pooled = self.terms.members(matrix), self.terms.pooled
+        level = members @ each[:, :pooled].T
+        slope = np.clip(members @ each[:, pooled : 2 * pooled].T, STEEPEST, FLATTEST)
+        moved = _moved(matrix[:, _AT["price_to_list"]], self.shape)
+        found: Floats = (
+            level + slope * moved[:, None] + self.terms.context(matrix) @ each[:, 2 * pooled :].T
+        ).T
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "shape": self.shape,
+            "products": list(self.terms.products),
+            "categories": list(self.terms.categories),
+            "segments": list(self.terms.segments),
+            "best": self.best.tolist(),
+            "draws": self.draws.tolist(),
+            "level_now": self.level_now.tolist(),
+        }
+
+
+def from_json(values: Mapping[str, Any]) -> DemandCurve:
+    """What `as_json` gave."""
+    words = (tuple(values[name]) for name in ("products", "categories", "segments"))
+    arrays = (np.array(values[name]) for name in ("best", "draws", "level_now"))
+    return DemandCurve(values["shape"], Terms(*words), *arrays)
+
+
+def fit(matrix: Floats, bought: Floats, seed: int) -> DemandCurve:
+    """Fit to quotes in order of time, of which the newest `MOST_ROWS` count.
+
+    Args:
+        matrix: columns of `PRICING`, shape (n, features).
+        bought: 1.0 or 0.0, shape (n,).
+        seed: of the draws.
+    """
+    newest = slice(-MOST_ROWS, None)
+    fitted = [_fitted(_problem(matrix[newest], bought[newest], shape)) for shape in SHAPES]
+    problem, state = max(fitted, key=lambda each: _evidence(*each))
+    return _curve(problem, state, np.random.default_rng(seed))
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a regression is given; columns are those of a, of b, of z and of the level's steps."""
+
+    shape: str
+    terms: Terms
+    price: Floats
+    """As a share of the list price."""
+    bought: Floats
+    members: Floats
+    context: Floats
+    block: Ints
+    group: Ints
+    """Which of `_GROUPS` each coefficient belongs to."""
+
+    @property
+    def steps(self) -> slice:
+        """Coefficients of the level's steps."""
+        return slice(2 * self.terms.pooled + self.context.shape[1], None)
+
+    @property
+    def slopes(self) -> slice:
+        """Coefficients of b."""
+        return slice(self.terms.pooled, 2 * self.terms.pooled)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a regression is."""
+
+    weights: Floats
+    """The steps among them are whole, not what was added last."""
+    level: Floats
+    """Logarithm for each block of time, 0 in the newest."""
+    width: Floats
+    """Standard deviation of each group's prior."""
+    mean: Floats
+    """Of each coefficient's prior."""
+    hessian: Floats
+    log_likelihood: float
+
+
+def _problem(matrix: Floats, bought: Floats, shape: str) -> _Problem:
+    words = (
+        ("product_code", MOST_PRODUCTS),
+        ("category_code", MOST_CATEGORIES),
+        ("segment_code", MOST_SEGMENTS),
+    )
+    terms = Terms(*(_frequent(matrix[:, _AT[name]], most) for name, most in words))
+    context, block = terms.context(matrix), _blocks(len(bought))
+    pooled = [0] + [1] * len(terms.categories) + [2] * len(terms.products)
+    group = [*pooled, *(each + 3 for each in pooled), *[6] * context.shape[1], *[7] * int(block[-1])]
+    price = np.maximum(matrix[:, _AT["price_to_list"]], _CHEAPEST)
+    return _Problem(shape, terms, price, bought, terms.members(matrix), context, block, np.array(group))
+
+
+def _fitted(problem: _Problem) -> tuple[_Problem, _State]:
+    """Alternate between the coefficients, the levels and the widths of the priors."""
+    mean = np.where(np.arange(len(problem.group)) == problem.terms.pooled, USUAL_SLOPE, 0.0)
+    blocks = int(problem.block[-1]) + 1
+    state = _State(mean, np.zeros(blocks), np.array(_WIDTHS), mean, np.eye(len(mean)), -np.inf)
+    for _ in range(_ROUNDS):
+        state = _widened(problem, _moved_levels(problem, _newton(problem, state)))
+    return problem, state
+
+
+def _design(problem: _Problem, state: _State) -> Floats:
+    """The columns, linear about where the level is now."""
+    relative = problem.price * np.exp(-state.level[problem.block])
+    members, slope = problem.members, problem.members @ state.weights[problem.slopes]
+    gradient = slope * (relative if problem.shape == "linear" else 1.0)
+    before = problem.block[:, None] < np.arange(1, len(state.level))
+    moved = _moved(relative, problem.shape)[:, None]
+    return np.hstack([members, members * moved, problem.context, before * gradient[:, None]])
+
+
+def _newton(problem: _Problem, state: _State) -> _State:
+    """The most probable coefficients about the present level; steps count from there."""
+    design, precision = _design(problem, state), state.width[problem.group] ** -2.0
+    past = np.zeros(len(state.weights))
+    past[problem.steps] = np.diff(state.level)
+    weights = np.where(problem.group == _LEVEL, 0.0, state.weights)
+    for _ in range(_STEPS):
+        chance = _share(design @ weights)
+        slope = design.T @ (problem.bought - chance) - precision * (weights + past - state.mean)
+        hessian = (design * (chance * (1.0 - chance))[:, None]).T @ design + np.diag(precision)
+        step = np.linalg.solve(hessian, slope)
+        weights = weights + step / max(1.0, float(np.abs(step).max()) / _LONGEST)
+        if np.abs(step).max() < _CLOSE:
+            break
+    likelihood = _log_likelihood(problem.bought, _share(design @ weights))
+    return replace(state, weights=weights, hessian=hessian, log_likelihood=likelihood)
+
+
+def _moved_levels(problem: _Problem, state: _State) -> _State:
+    """Take the steps into the level, no more at a time than the linear design is good for."""
+    steps = np.diff(state.level) + np.clip(state.weights[problem.steps], -_LONGEST_STEP, _LONGEST_STEP)
+    level = np.append(-np.cumsum(steps[::-1])[::-1], 0.0)
+    weights = state.weights.copy()
+    weights[problem.steps] = steps
+    return replace(state, weights=weights, level=np.clip(level, -_FARTHEST, _FARTHEST))
+
+
+def _widened(problem: _Problem, state: _State) -> _State:
+    """Priors as wide as the coefficients of their group lie apart (expectation maximisation)."""
+    spread = (state.weights - state.mean) ** 2 + np.diag(np.linalg.inv(state.hessian))
+    width = state.width.copy()
+    for group in _ESTIMATED:
+        mine = problem.group == group
+        guess = _WIDTHS[group] ** 2
+        width[group] = np.sqrt((spread[mine].sum() + _GUESSES * guess) / (mine.sum() + _GUESSES))
+    return replace(state, width=width)
+
+
+def _evidence(problem: _Problem, state: _State) -> float:
+    """Logarithm of the probability of the data, by Laplace's approximation."""
+    precision = state.width[problem.group] ** -2.0
+    prior = (precision * (state.weights - state.mean) ** 2).sum() - np.log(precision).sum()
+    found: float = state.log_likelihood - 0.5 * (prior + np.linalg.slogdet(state.hessian)[1])
+    return found
+
+
+def _curve(problem: _Problem, state: _State, rng: np.random.Generator) -> DemandCurve:
+    kept = slice(0, problem.steps.start)
+    spread = np.linalg.cholesky(np.linalg.inv(state.hessian)[kept, kept])
+    best = state.weights[kept]
+    draws = best + rng.standard_normal((DRAWS, len(best))) @ spread.T
+    return DemandCurve(problem.shape, problem.terms, best, draws, np.exp(state.level))
+
+
+def _moved(relative: Floats, shape: str) -> Floats:
+    """The price term s, of a price as a share of the list price."""
+    return np.log(np.maximum(relative, _CHEAPEST)) if shape == "log" else relative - 1.0
+
+
+def _blocks(n: int) -> Ints:
+    """Number of each row's block of time; the rows are in order."""
+    count = int(np.clip(n // BLOCK, 1, MOST_BLOCKS))
+    return np.arange(n) * count // n
+
+
+def _frequent(codes: Floats, most: int) -> tuple[float, ...]:
+    """The most frequent codes, rising; NaN is none."""
+    found, counts = np.unique(codes[~np.isnan(codes)], return_counts=True)
+    return tuple(np.sort(found[np.argsort(-counts, kind="stable")[:most]]).tolist())
+
+
+def _indicators(values: Floats, of: tuple[float, ...]) -> Floats:
+    """1 where a row has this value, shape (n, len(of))."""
+    found: Floats = (values[:, None] == np.array(of)).astype(np.float64)
+    return found
+
+
+def _log_likelihood(bought: Floats, chance: Floats) -> float:
+    inside = np.clip(chance, 1e-12, 1.0 - 1e-12)
+    return float((bought * np.log(inside) + (1.0 - bought) * np.log(1.0 - inside)).sum())
+
+
+def _share(log_odds: Floats) -> Floats:
+    return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -50.0, 50.0)))
