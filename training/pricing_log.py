@@ -62,7 +62,16 @@ def past_of(
     """
     data = pricing.from_tables(quotes, outcomes, span)
     states = replay.states_before(PRICING, quotes, outcomes)[PRODUCT.name]
-    wanted = ["quote_id", "price", "propensity", "objective", "model_version", "list_price", "unit_cost"]
+    wanted = [
+        "quote_id",
+        "price",
+        "propensity",
+        "objective",
+        "model_version",
+        "held",
+        "list_price",
+        "unit_cost",
+    ]
     described = (
         quotes.select(wanted)
         .to_pandas()
@@ -75,6 +84,7 @@ def past_of(
     products = data.columns["product_name"]
     reasons = {
         "without a propensity": ~(described["propensity"].to_numpy(np.float64) > 0),
+        "that repeat a price for the same context": described["held"].eq(True).to_numpy(),
         "without a unit cost": described["unit_cost"].isna().to_numpy(),
         "of products that are not in the catalogue": ~np.isin(products.astype(str), list(catalogue)),
     }

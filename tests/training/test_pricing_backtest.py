@@ -360,6 +360,12 @@ def test_quotes_that_say_nothing_are_counted(log: Log, model: DemandModel) -> No
     assert left["of products that are not in the catalogue"] > 100
     every = log.past()[0]
     assert len(past) + sum(left.values()) == len(every)
+    again = np.arange(log.quotes.num_rows) % 3 == 0
+    column = log.quotes.column_names.index("held")
+    drawn, dropped = Log(log.quotes.set_column(column, "held", pa.array(again)), log.outcomes).past()
+    repeated = dropped["that repeat a price for the same context"]
+    assert repeated == pytest.approx(len(every) / 3, rel=0.05)
+    assert len(drawn) == len(every) - repeated
     with pytest.raises(UserError, match=f"got none: {len(every):,} of models that are not kept"):
         judged(every, {"2": Pricer(PRESENT, model)}, Pricer(PRESENT, model), PRESENT, {})
 
