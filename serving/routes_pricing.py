@@ -133,10 +133,10 @@ async def _priced(services: Services, asked: QuoteRequest, known: Known, same: S
     if known.degraded or known.held is not None:
         return quote
     mine = Held(quote["price"], quote["propensity"], quote["exploration"])
-    shown = await same.keep(services.store, mine)
-    if shown == mine:
+    other = await same.keep(services.store, mine)
+    if other is None:
         return quote
-    return price_of(asked, replace(known, held=shown), model, services.pricing, Random(asked.quote_id))
+    return price_of(asked, replace(known, held=other), model, services.pricing, Random(asked.quote_id))
 
 
 async def _published(services: Services, asked: QuoteRequest, quote: dict[str, Any]) -> Response:

@@ -42,6 +42,7 @@ class SameContext:
     def __init__(self, asked: QuoteRequest, rules: PricingPolicy) -> None:
         self._key = _PREFIX + _digest(asked, rules)
         self._at_us = microseconds(asked.event_time)
+        self._quote_id = asked.quote_id
         self._window_us = round(rules.same_price_s * 1e6)
         self._read = b""
 
@@ -55,21 +56,21 @@ class SameContext:
         self._read = reply or b""
         return self._counting(reply)
 
-    async def keep(self, store: Store, mine: Held) -> Held:
-        """Hold my price, unless another has come since `found`; gives the one to show."""
+    async def keep(self, store: Store, mine: Held) -> Held | None:
+        """Hold my price, unless another has come since `found`: then gives that one."""
         if not self._window_us:
-            return mine
-        entry = orjson.dumps([mine.price, mine.propensity, mine.exploration, self._at_us])
+            return None
+        entry = orjson.dumps([mine.price, mine.propensity, mine.exploration, self._at_us, self._quote_id])
         command = (
             "EVAL", _KEEP_UNLESS_CHANGED, 1, self._key, self._read, entry, max(self._window_us // 1_000, 1)
         )  # fmt: skip
         (kept,) = await store.execute([command])
-        return self._counting(kept) or mine
+        return None if kept == entry else self._counting(kept)
 
     def _counting(self, entry: bytes | None) -> Held | None:
         if entry is None or not self._window_us:
             return None
-        price, propensity, exploration, at_us = orjson.loads(entry)
+        price, propensity, exploration, at_us = orjson.loads(entry)[:4]
         near = abs(self._at_us - at_us) < self._window_us
         return Held(price, propensity, exploration) if near else None
 

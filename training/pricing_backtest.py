@@ -286,7 +286,8 @@ def weighed(old: Offers, new: Offers, shown: Floats) -> tuple[Floats, Floats]:
 
     A price of the new policy stands for the logged policy's prices within `NEAR` of it, as often as the log
     shows each of them: the weight is the sum, over the new policy's prices near the one shown, of its chance
-    over the log's chance of any price near. The mean weight is 1 less what the log could never show.
+    over the log's chance of any price near. The mean weight is 1 less what the log could never show. Where
+    both policies offer the same there is nothing to weigh: 1.
     """
     near = np.abs(old.price[:, None, :] - new.price[:, :, None]) <= NEAR * new.price[:, :, None]
     mass = np.where(near, old.chance[:, None, :], 0.0).sum(axis=2)
@@ -294,7 +295,16 @@ def weighed(old: Offers, new: Offers, shown: Floats) -> tuple[Floats, Floats]:
     share = np.where(mass > 0, new.chance / np.where(mass > 0, mass, 1.0), 0.0)
     weight: Floats = np.where(here, share, 0.0).sum(axis=1)
     unsupported: Floats = np.where(mass < LEAST_CHANCE, new.chance, 0.0).sum(axis=1)
-    return weight, unsupported
+    same = _same(old, new)
+    return np.where(same, 1.0, weight), np.where(same, 0.0, unsupported)
+
+
+def _same(old: Offers, new: Offers) -> Flags:
+    """Quotes for which both policies offer the same prices, as likely."""
+    if old.price.shape != new.price.shape:
+        return np.zeros(len(old.price), np.bool_)
+    found: Flags = ((old.price == new.price) & (old.chance == new.chance)).all(axis=1)
+    return found
 
 
 def _expected(past: Past, new: Pricer, offered: Offers) -> tuple[Floats, Floats]:
