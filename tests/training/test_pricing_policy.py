@@ -107,6 +107,10 @@ def outside(price: float, low: float, high: float) -> float:
     POLICY, "margin", 1.7e308, 1.7e308, -1.7e308, -1.7e308, 1.7e308, 0.99,
 )  # fmt: skip
 @example(
+    Terms(*(np.array([each]) for each in (1.0, 0.0, 1.0, 1.0, 1.0))),
+    POLICY, "margin", 1.7976931330646228e308, 1.0, 1.0, 0.0, 0.0, 0.0,
+)  # fmt: skip
+@example(
     Terms(*(np.array([each]) for each in (60.0, 9.0, 8.0, 200.0, 50.0))),
     POLICY, "margin", 100.0, 50.0, np.nan, 3.0, 199.0, 0.1,
 )  # fmt: skip
@@ -126,16 +130,17 @@ def test_no_input_breaks_a_guardrail(
     offered = offers(wanted, trials(within, policy), within, policy)
     np.testing.assert_allclose(offered.chance.sum(), 1.0)
     chosen = choose(offered, np.array([draw]))
-    price = chosen.price[0]
+    price = float(chosen.price[0])
 
     assert product.floor[0] <= price <= product.ceiling[0]
     kept = max(policy.min_margin_share, policy.growth_margin_floor if objective == "growth" else 0.0)
     least = min(max(least_price(product.unit_cost, kept)[0], product.floor[0]), product.ceiling[0])
     assert price >= least
+    least, ceiling = float(least), float(product.ceiling[0])  # whose sums may be infinite without a warning
     step = reach(last, policy.max_step_share, policy, product.max_step[0])
-    forced = max(step[0] - product.ceiling[0], least - step[1], 0.0)
+    forced = max(step[0] - ceiling, least - step[1], 0.0)
     assert outside(price, *step) <= forced + around(last), "no further than floor and ceiling make it go"
-    step_low, step_high = np.clip(step, least, product.ceiling[0])
+    step_low, step_high = np.clip(step, least, ceiling).tolist()
     daily = reach(day, policy.max_day_share, policy)
     forced = max(daily[0] - step_high, step_low - daily[1], 0.0)
     assert outside(price, *daily) <= forced + around(last, day), (
