@@ -80,18 +80,24 @@ class Decayed:
 
 
 @dataclass(frozen=True)
-class Peak:
-    """Greatest `value` of `event`, each decayed since it came, for values from 0. Column: `{name}`."""
+class _Single:
+    """An aggregate of `value` over events of `event` that is one number."""
 
     name: str
     event: int
     value: str
-    life: str
 
     @property
     def blocks(self) -> dict[str, int]:
         """Name and columns of its block."""
         return {self.name: 1}
+
+
+@dataclass(frozen=True)
+class Peak(_Single):
+    """Greatest `value` of `event`, each decayed since it came, for values from 0. Column: `{name}`."""
+
+    life: str
 
     @property
     def folded(self) -> list["Column"]:
@@ -100,22 +106,14 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class Latest:
+class Latest(_Single):
     """`value` of the event of `event` with the greatest time; NaN before the first. Column: `{name}`.
 
     A late event counts too, if no later one of its kind has come. `clock` names the `Latest` that holds the
     time of what this one holds; itself, if its value is the time.
     """
 
-    name: str
-    event: int
-    value: str
     clock: str
-
-    @property
-    def blocks(self) -> dict[str, int]:
-        """Name and columns of its block."""
-        return {self.name: 1}
 
     @property
     def folded(self) -> list["Column"]:
@@ -124,17 +122,8 @@ class Latest:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(_Single):
     """How many events of `event` in a row, up to the newest, had a `value` of 0. Column: `{name}`."""
-
-    name: str
-    event: int
-    value: str
-
-    @property
-    def blocks(self) -> dict[str, int]:
-        """Name and columns of its block."""
-        return {self.name: 1}
 
     @property
     def folded(self) -> list["Column"]:
@@ -143,22 +132,14 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Began:
+class Began(_Single):
     """`value` of the event that began the newest run; NaN before the first. Column: `{name}`.
 
     `run` names the `Run` that counts it, which must come later among the entity's aggregates: an event with a
     value begins a run while that is 0.
     """
 
-    name: str
-    event: int
-    value: str
     run: str
-
-    @property
-    def blocks(self) -> dict[str, int]:
-        """Name and columns of its block."""
-        return {self.name: 1}
 
     @property
     def folded(self) -> list["Column"]:
@@ -167,7 +148,7 @@ class Began:
 
 
 @dataclass(frozen=True)
-class FirstOfDay:
+class FirstOfDay(_Single):
     """`value` of the event of `event` that came first on the newest day (UTC). Column: `{name}`.
 
     NaN before any; an event of an earlier day changes nothing. `clock` names the `FirstOfDay` that holds the
@@ -175,15 +156,7 @@ class FirstOfDay:
     the time.
     """
 
-    name: str
-    event: int
-    value: str
     clock: str
-
-    @property
-    def blocks(self) -> dict[str, int]:
-        """Name and columns of its block."""
-        return {self.name: 1}
 
     @property
     def folded(self) -> list["Column"]:
