@@ -1,9 +1,12 @@
 """Past events made for the tests of training."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from features.state import Ints
+from features.state import Flags, Floats, Ints
 from ingestion.file_source import merged_order
 from ingestion.history import DAY_US, LABELS, TRANSACTIONS, completed
 
@@ -46,3 +49,36 @@ def _places(position: Ints) -> dict[str, Ints]:
         "customer_position": position,
         "terminal_position": position,
     }
+
+
+MAPPING = """
+[transactions]
+transaction_id = "id"
+event_time = "at"
+customer_id = "customer"
+terminal_id = "terminal"
+amount = "amount"
+[labels]
+label = "fraud"
+delay_days = 7
+"""
+
+
+def payments_file(
+    folder: Path, every_minutes: int, customers: int, amount: Floats, fraud: Flags
+) -> list[str]:
+    """Options that name a file of one payment every so often from 2024-03-01 on, and its mapping."""
+    n = np.arange(len(amount))
+    rows = pa.table(
+        {
+            "id": pa.array([f"t-{i}" for i in n]),
+            "at": pa.array(np.datetime64("2024-03-01", "us") + n * np.timedelta64(every_minutes, "m")),
+            "customer": pa.array([f"c-{i % customers}" for i in n]),
+            "terminal": pa.array([f"m-{i % 5}" for i in n]),
+            "amount": amount,
+            "fraud": fraud.astype(np.int64),
+        }
+    )
+    pq.write_table(rows, folder / "past.parquet")
+    (folder / "mapping.toml").write_text(MAPPING)
+    return ["--data", str(folder / "past.parquet"), "--mapping", str(folder / "mapping.toml")]

@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from features.fraud import FRAUD
 from infra import cli
 from infra.settings import FraudPolicy, Rule, RuleOutcome, Settings
 from ingestion.history import DAY_US
-from tests.training.made import MIDNIGHT_US
+from tests.training.made import MIDNIGHT_US, payments_file
 from training.dataset import Dataset, Span
 from training.fraud_backtest import RuleBacktest, judged
 from training.fraud_policy import rules_over
@@ -97,37 +95,11 @@ def test_the_rules_own_figures_are_at_the_top_for_machines(policy: FraudPolicy) 
     assert json.dumps(values)
 
 
-MAPPING = """\
-[transactions]
-transaction_id = "id"
-event_time = "at"
-customer_id = "customer"
-terminal_id = "terminal"
-amount = "amount"
-[labels]
-label = "fraud"
-delay_days = 7
-"""
-
-
 @pytest.fixture
 def file(tmp_path: Path, chosen: Settings) -> list[str]:
     """Options that name a file of one payment an hour for 60 days; every tenth, of 900, is fraud."""
-    n = np.arange(60 * 24)
-    fraud = n % 10 == 0
-    rows = pa.table(
-        {
-            "id": pa.array([f"t-{i}" for i in n]),
-            "at": pa.array(np.datetime64("2024-03-01", "us") + n * np.timedelta64(1, "h")),
-            "customer": pa.array([f"c-{i % 7}" for i in n]),
-            "terminal": pa.array([f"m-{i % 5}" for i in n]),
-            "amount": np.where(fraud, 900.0, 50.0),
-            "fraud": fraud.astype(np.int64),
-        }
-    )
-    pq.write_table(rows, tmp_path / "past.parquet")
-    (tmp_path / "mapping.toml").write_text(MAPPING)
-    return ["--data", str(tmp_path / "past.parquet"), "--mapping", str(tmp_path / "mapping.toml")]
+    fraud = np.arange(60 * 24) % 10 == 0
+    return payments_file(tmp_path, 60, 7, np.where(fraud, 900.0, 50.0), fraud)
 
 
 def test_a_file_needs_no_stack(file: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from infra import cli
 from infra.settings import Settings
+from tests.training.made import payments_file
 from training import booster, search
 from training.dataset import Dataset
 
@@ -39,37 +38,12 @@ def test_the_same_search_finds_the_same() -> None:
     assert one == other
 
 
-MAPPING = """
-[transactions]
-transaction_id = "id"
-event_time = "at"
-customer_id = "customer"
-terminal_id = "terminal"
-amount = "amount"
-[labels]
-label = "fraud"
-delay_days = 7
-"""
-
-
 @pytest.fixture
 def file(tmp_path: Path, chosen: Settings) -> list[str]:
     """Options that name a file of two payments an hour for 56 days; a tenth, of many customers, is fraud."""
     n = np.arange(2 * 24 * 56)
     fraud = np.random.default_rng(5).random(len(n)) < 0.1
-    rows = pa.table(
-        {
-            "id": pa.array([f"t-{i}" for i in n]),
-            "at": pa.array(np.datetime64("2024-03-01", "us") + n * np.timedelta64(30, "m")),
-            "customer": pa.array([f"c-{i % 997}" for i in n]),
-            "terminal": pa.array([f"m-{i % 5}" for i in n]),
-            "amount": np.where(fraud, 90.0, 50.0) + n % 47,
-            "fraud": fraud.astype(np.int64),
-        }
-    )
-    pq.write_table(rows, tmp_path / "past.parquet")
-    (tmp_path / "mapping.toml").write_text(MAPPING)
-    return ["--data", str(tmp_path / "past.parquet"), "--mapping", str(tmp_path / "mapping.toml")]
+    return payments_file(tmp_path, 30, 997, np.where(fraud, 90.0, 50.0) + n % 47, fraud)
 
 
 @pytest.mark.parametrize(("weeks", "code"), [("3", 0), ("6", 1)])
