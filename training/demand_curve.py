@@ -104,9 +104,9 @@ class DemandCurve:
         found: Floats = self._log_odds(matrix, self.best[None])[0]
         return found
 
-    def drawn(self, matrix: Floats) -> Floats:
-        """The same by each draw, shape (k, n)."""
-        return self._log_odds(matrix, self.draws)
+    def believed(self, matrix: Floats) -> Floats:
+        """The same by the best coefficients and by each draw, shape (1 + k, n)."""
+        return self._log_odds(matrix, np.vstack([self.best, self.draws]))
 
     def _log_odds(self, matrix: Floats, each: Floats) -> Floats:
         members, pooled = self.terms.members(matrix), self.terms.pooled
@@ -165,7 +165,7 @@ class _Problem:
     context: Floats
     block: Ints
     group: Ints
-    """Which of `_GROUPS` each coefficient belongs to."""
+    """Which of `_WIDTHS` each coefficient's prior has."""
 
     @property
     def steps(self) -> slice:

@@ -63,9 +63,12 @@ class DemandModel:
         """Chance of purchase of each row of `PRICING`'s matrix, shape (n,)."""
         return _share(self.curve.log_odds(matrix) + self._trees.log_odds(matrix))
 
-    def drawn(self, matrix: Floats) -> Floats:
-        """The same by each draw of what may be as true, shape (k, n); the trees are the same for all."""
-        return _share(self.curve.drawn(matrix) + self._trees.log_odds(matrix))
+    def believed(self, matrix: Floats) -> Floats:
+        """The same as likeliest and by each draw of what may be as true, shape (1 + k, n).
+
+        The trees are the same for all.
+        """
+        return _share(self.curve.believed(matrix) + self._trees.log_odds(matrix))
 
     def contributions(self, matrix: Floats) -> Floats:
         """What the trees' features add to the log odds, shape (n, features + 1); the curve is in the last."""
@@ -98,7 +101,7 @@ def with_doubt(model: DemandModel, matrix: Floats, units_per_sale: float) -> Dem
     """
     newest = matrix[-_SUPPORTING:]
     some = np.random.default_rng(_SEED).choice(len(newest), min(_DOUBT_ROWS, len(newest)), replace=False)
-    found = demand.doubt(model.drawn, newest, some, units_per_sale)
+    found = demand.doubt(lambda rows: model.believed(rows)[1:], newest, some, units_per_sale)
     model.card = replace(model.card, extra=demand.kept(found))
     return model
 

@@ -36,8 +36,8 @@ class Demand(Protocol):
 class Believes(Protocol):
     """A demand model that can say what else may be true."""
 
-    def drawn(self, matrix: Floats) -> Floats:
-        """Chance of purchase of each row under each draw, shape (k, n)."""
+    def believed(self, matrix: Floats) -> Floats:
+        """Chance of purchase of each row as likeliest, then under each draw, shape (1 + k, n)."""
         ...
 
 
@@ -119,10 +119,12 @@ def curves(asked: Requests, model: Demand, policy: PricingPolicy) -> Curves:
     support = (doubt.lowest, doubt.highest) if doubt else ()
     price = policies.candidate_prices(asked.terms.list_price, policy, *support)
     matrix = asked.matrix(price)
-    chance = model.predict(matrix)
-    drawn = model.drawn(matrix) if isinstance(model, Believes) else chance[None]
+    if isinstance(model, Believes):
+        chance, *drawn = model.believed(matrix).reshape(-1, *price.shape)
+    else:
+        chance, drawn = model.predict(matrix).reshape(price.shape), []
     later = _opportunity_cost(asked, matrix[:: price.shape[1]], model)
-    return Curves(price, chance.reshape(price.shape), drawn.reshape(-1, *price.shape), later)
+    return Curves(price, chance, np.array(drawn or [chance]), later)
 
 
 def _opportunity_cost(asked: Requests, matrix: Floats, model: Demand) -> Floats:

@@ -70,7 +70,7 @@ class Rehearsed:
 
     @property
     def exploration_cost(self) -> float:
-        """Share of the margin that exploration gave up once there was a model."""
+        """Share of the margin that exploration gave up, the start around the list price included."""
         whole = self.without_exploration.sum()
         return float((whole - self.earned.sum()) / whole)
 

@@ -61,7 +61,7 @@ def test_no_draw_rises_with_the_price(curve: DemandCurve) -> None:
     asked = quotes(200, 5)
     dearer = asked.copy()
     dearer[:, AT["price_to_list"]] *= 1.1
-    assert (curve.drawn(dearer) < curve.drawn(asked)).all()
+    assert (curve.believed(dearer) < curve.believed(asked)).all()
 
 
 def test_the_truth_lies_among_the_draws() -> None:
@@ -73,7 +73,7 @@ def test_the_truth_lies_among_the_draws() -> None:
         rows = np.array([matrix[matrix[:, AT["product_code"]] == product][0] for product in range(6)])
         low, high = rows.copy(), rows.copy()
         low[:, AT["price_to_list"]], high[:, AT["price_to_list"]] = 1.0, np.e
-        slopes = found.drawn(high) - found.drawn(low)
+        slopes = found.believed(high)[1:] - found.believed(low)[1:]
         truth = -(1.5 + np.arange(6) / 2)
         errors.append((slopes.mean(axis=0) - truth) / slopes.std(axis=0, ddof=1))
     spread = np.sqrt(np.mean(np.array(errors) ** 2))
@@ -105,7 +105,7 @@ def test_json_keeps_it(curve: DemandCurve) -> None:
     again = from_json(json.loads(json.dumps(curve.as_json(), allow_nan=False)))
     asked = quotes(100, 12)
     np.testing.assert_array_equal(again.log_odds(asked), curve.log_odds(asked))
-    np.testing.assert_array_equal(again.drawn(asked), curve.drawn(asked))
+    np.testing.assert_array_equal(again.believed(asked), curve.believed(asked))
 
 
 @pytest.mark.parametrize("n", [1, 30])
@@ -114,6 +114,6 @@ def test_few_quotes_give_the_usual_slope_with_much_doubt(n: int) -> None:
     found = fit(matrix, np.zeros(n), seed=1)
     low, high = matrix[:1].copy(), matrix[:1].copy()
     low[:, AT["price_to_list"]], high[:, AT["price_to_list"]] = 1.0, np.e
-    slopes = (found.drawn(high) - found.drawn(low))[:, 0]
+    slopes = (found.believed(high)[1:] - found.believed(low)[1:])[:, 0]
     assert slopes.std() > 0.3
     assert demand_curve.STEEPEST <= slopes.min() <= slopes.max() <= demand_curve.FLATTEST
