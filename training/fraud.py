@@ -23,6 +23,7 @@ from training import baselines, booster, fraud_model, handbook, labels, plots, s
 from training.booster import Model
 from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
 from training.fraud_judging import COLUMNS, Judged
+from training.fraud_policy import PASSED
 from training.handbook import Fold
 from training.models import Scorer
 from training.rule_book import rule_book
@@ -112,6 +113,8 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     figures = {name: judged.of_model(each) for name, each in models.items()} | {"rules": judged.of_rules()}
     chosen, why = _simplest(figures, settings.gate.simple_margin)
     final = _final(chosen, data, untuned, after, settings)
+    if (share := judged.passed_share(models[chosen])) is not None:
+        final.card = replace(final.card, extra={**final.card.extra, PASSED: share})
     return _trial(judged, chosen, models[chosen], final, figures, before, (*notes, *why))
 
 

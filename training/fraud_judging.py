@@ -94,6 +94,14 @@ class Judged:
         capacity = self.settings.fraud.review_capacity_per_day
         return policy.within_capacity(costs, self.ruled, self.day, capacity, self.rows.weight)
 
+    def passed_share(self, model: Scorer) -> float | None:
+        """Mean probability of fraud of the payments that pass, by their number; None if none does."""
+        passed = self.decisions(model) == policy.APPROVE
+        if not passed.any():
+            return None
+        weight = None if self.rows.weight is None else self.rows.weight[passed]
+        return float(np.average(self.probability(model)[passed], weights=weight))
+
     def caught(self, model: Scorer, group_of: Mapping[str, str]) -> dict[str, type_of_figures]:
         """Figures of every group of transactions; `group_of` names each one's, `unknown` the others."""
         groups = np.array([group_of.get(name, "unknown") for name in self.rows.ids], dtype=object)

@@ -81,6 +81,16 @@ def review_price(card: Mapping[str, Any], policy: FraudPolicy) -> float:
     return AtStake(np.array(kept["probability"]), np.array(kept["amount"]), kept["days"]).review_price(policy)
 
 
+PASSED = "passed_fraud_share"
+"""Key in a model's card for the share of fraud among the payments that pass, where it is known."""
+
+
+def passed_share(card: Mapping[str, Any]) -> float | None:
+    """Expected share of fraud among approved payments by what a model's card keeps; None if not known."""
+    share: float | None = card.get(PASSED)
+    return share
+
+
 def review_gains(probability: Floats, amount: Floats, policy: FraudPolicy) -> Floats:
     """What a review of each payment is expected to save against the cheaper of approve and decline."""
     costs = expected_costs(probability, amount, policy)

@@ -17,6 +17,7 @@ from training import baselines, booster, fraud, fraud_model, runs
 from training.booster import Model
 from training.dataset import Dataset, Span, newest_us
 from training.fraud_judging import Judged
+from training.fraud_policy import passed_share
 from training.gate import judge
 from training.handbook import Fold
 from training.tasks import Incumbent, Trial
@@ -111,6 +112,12 @@ def test_the_first_model_beats_the_rules_and_says_so(data: Dataset, first: Trial
     assert trial.rows_train + trial.rows_test == len(data)
     assert trial.test_start_us >= data.time_us[trial.rows_train - 1]
     assert trial.figures["cost.png"].startswith(b"\x89PNG")
+
+
+def test_the_models_card_keeps_the_share_of_fraud_that_passes(data: Dataset, first: Trial) -> None:
+    share = passed_share(first.model.card.extra)
+    assert share is not None
+    assert 0.0 < share < (data.target > 0).mean(), "less passes than comes"
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """Which payments belong together, and how far a group may be from all."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from features.fraud import FRAUD
+from features.state import Floats
 from infra.settings import Settings
+from training.card import Card, Trained
 from training.dataset import Dataset
 from training.fraud_judging import Judged, slices_of
 
@@ -39,6 +42,28 @@ def test_slices_are_those_that_the_policy_names() -> None:
 def judged(chosen: Settings) -> Judged:
     gate = chosen.gate.model_copy(update={"fair_slices": ("country",), "min_frauds": 20})
     return Judged(rows(), chosen.model_copy(update={"gate": gate}))
+
+
+class Sure:
+    """Scores that are given."""
+
+    def __init__(self, *scores: float) -> None:
+        self.card = Card("fraud", "linear", FRAUD.names, FRAUD.hash, Trained(0, 0, 0, 6))
+        self._scores = np.array(scores)
+
+    def predict(self, matrix: Floats) -> Floats:
+        return self._scores
+
+
+def test_what_passes_has_its_expected_share_of_fraud(judged: Judged) -> None:
+    """Of 20 and 50 a likely fraud is declined; the others' mean is what a sale must expect."""
+    likely: Any = Sure(0.01, 0.9, 0.02, 0.03, 0.9, 0.04)
+    assert judged.passed_share(likely) == pytest.approx(0.025)
+    weighted = replace(judged.rows, weight=np.array([2.0, 9.0, 1.0, 1.0, 9.0, 1.0]))
+    again = Judged(weighted, judged.settings)
+    assert again.passed_share(likely) == pytest.approx((2 * 0.01 + 0.02 + 0.03 + 0.04) / 5)
+    surely: Any = Sure(*[0.95] * 6)
+    assert judged.passed_share(surely) is None
 
 
 ALL = {"recall": 0.8, "false_decline_rate": 0.01}
