@@ -15,15 +15,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
+from infra import objectives
 from infra.errors import UserError
 from infra.toml_lines import line_of
 
@@ -34,7 +37,10 @@ Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
-Objective = Literal["margin", "revenue", "growth"]
+Objective = Annotated[
+    str, BeforeValidator(objectives.canonical), WithJsonSchema({"title": "Objective", **objectives.SCHEMA})
+]
+"""What a price is for, as one word: a name, or a mix (`infra/objectives.py`)."""
 RuleOutcome = Literal["review", "decline", "allow"]
 
 
@@ -107,6 +113,8 @@ class PricingPolicy(Section):
     same_price_s: Annotated[float, Field(ge=0, le=604_800)] = 0.0
     personal: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     use_personal: bool = False
+    fraud_loss: bool = False
+    fraud_probability_personal: bool = True
     candidate_low: Positive
     candidate_high: Positive
     candidates: Annotated[int, Field(ge=2, le=1000)]
@@ -126,6 +134,12 @@ class PricingPolicy(Section):
         """What a request may tell of a person and no price may depend on."""
         return () if self.use_personal else self.personal
 
+    @property
+    def asks_who_pays(self) -> bool:
+        """Whether prices may depend on the probability of fraud that a request tells of its shopper."""
+        personal = self.fraud_probability_personal or "fraud_probability" in self.personal
+        return self.fraud_loss and (self.use_personal or not personal)
+
 
 class Product(Section):
     """A product of the catalogue, as in `PUT /v1/products/{product_id}`; `max_step` in money."""
@@ -138,6 +152,8 @@ class Product(Section):
     ceiling: Positive
     max_step: Positive
     category: str
+    objective: Objective | None = Field(default=None, exclude_if=lambda own: own is None)
+    """Of this product's prices, unless the request names one; None: the policy's."""
 
     @model_validator(mode="after")
     def _inside(self) -> Self:
@@ -359,9 +375,14 @@ def _merged(layers: list[_Layer]) -> Tree:
     return merged
 
 
+_ONE_VALUE = {"objective"}
+"""Names of values that may be written as a table."""
+
+
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """Tables merge key by key; anything else, lists too, is replaced whole."""
-    tables = [key for key in below.keys() & above.keys() if _is_table(below[key]) and _is_table(above[key])]
+    """Tables merge key by key; anything else, lists and mixed objectives too, is replaced whole."""
+    both = (below.keys() & above.keys()) - _ONE_VALUE
+    tables = [key for key in both if _is_table(below[key]) and _is_table(above[key])]
     return {**below, **above, **{key: _over(below[key], above[key]) for key in tables}}
 
 

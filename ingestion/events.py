@@ -6,7 +6,9 @@ A value that does not fit raises `pydantic.ValidationError`; `reason()` turns th
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from infra.settings import Objective
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -43,6 +45,10 @@ Text = Annotated[str, Field(max_length=1_024)]
 Attributes = Annotated[dict[Word, Text | float | bool | None], Field(max_length=64)]
 QuotedContext = Annotated[dict[Word, Text | float | bool | None], Field(max_length=65)]
 """What a request gave, and the product's category."""
+
+
+FRAUD_PROBABILITY = "fraud_probability"
+"""Field of a request's context."""
 
 
 class Event(BaseModel):
@@ -109,6 +115,7 @@ class Quote(BaseModel):
     exploration: bool = False
     propensity: Annotated[float, Field(ge=0, le=1)] | None = None
     held: bool = False
+    fraud_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     model: dict[str, Any] = {}
 
 
@@ -120,7 +127,22 @@ class QuoteRequest(Event):
     product_id: Id
     segment: Word | None = None
     context: Attributes = {}
-    objective: Literal["margin", "revenue", "growth"] | None = None
+    objective: Objective | None = None
+
+    @field_validator("context")
+    @classmethod
+    def _likely(cls, context: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a probability that is none."""
+        given = context.get(FRAUD_PROBABILITY)
+        if given is not None and not (type(given) is float and 0.0 <= given <= 1.0):
+            raise ValueError(f"expected {FRAUD_PROBABILITY} from 0 to 1, came {given!r}")
+        return context
+
+    @property
+    def fraud_probability(self) -> float | None:
+        """That a payment of this shopper is fraud, as whoever asks has scored it; None if not given."""
+        given: float | None = self.context.get(FRAUD_PROBABILITY)  # type: ignore[assignment]
+        return given
 
 
 def event_time(event: Event | Quote) -> datetime:

@@ -78,7 +78,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     QUOTES: _of(
         PRODUCT_EVENT,
         "quote_id event_time_us product_id segment objective price currency unit_cost list_price context "
-        "exploration propensity held model_version appended_ms",
+        "exploration propensity held fraud_probability model_version appended_ms",
         **_PRODUCT,
     ),
     OUTCOMES: _of(

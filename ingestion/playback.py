@@ -111,7 +111,10 @@ _TRANSACTION = (
     "transaction_id", "customer_id", "terminal_id", "amount", "currency", "channel", "country", "device_id",
     "ip", "merchant_category", "latitude", "longitude",
 )  # fmt: skip
-_QUOTE = ("quote_id", "product_id", "segment", "objective", "price", "currency", "list_price", "propensity")
+_QUOTE = (
+    "quote_id", "product_id", "segment", "objective", "price", "currency", "list_price", "propensity",
+    "fraud_probability",
+)  # fmt: skip
 
 
 def _transaction(row: type_of_row) -> type_of_row:

@@ -67,6 +67,7 @@ PRODUCT_EVENT = pa.schema(
         "exploration": pa.bool_(),
         "propensity": pa.float64(),
         "held": pa.bool_(),  # a repetition of what the same context was quoted
+        "fraud_probability": pa.float64(),  # of a sale, where the price knew of it
         "model_version": pa.string(),
         "units": pa.float64(),
         "quoted_at_us": pa.int64(),  # event time of the outcome's quote

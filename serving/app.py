@@ -88,7 +88,7 @@ def build(
         registry=registry,
         scoring=Scoring(store, publisher, decider, measures),
         reviews=Reviews(store, publisher, int(settings.decisions.ttl_days * DAY_S)),
-        pricing=Policy(settings.pricing, policy_version(settings.pricing)),
+        pricing=Policy(settings.pricing, policy_version(settings.pricing), settings.fraud),
         catalogue=Catalogue(store),
         measures=measures,
     )

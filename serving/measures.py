@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from infra import metrics
+from infra.objectives import label
 from ingestion.broker import Partition
 from serving.champions_watch import Swap
 from serving.stage import Work
@@ -103,7 +104,7 @@ class ApiMeasures:
 
     def quoted(self, objective: str, exploration: bool, degraded: bool) -> None:
         """A price was given."""
-        self._quotes(objective, str(exploration).lower()).inc()
+        self._quotes(label(objective), str(exploration).lower()).inc()
         if degraded:
             self._degraded("pricing", "store").inc()
 

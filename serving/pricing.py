@@ -9,13 +9,13 @@ import numpy as np
 
 from features.pricing import PRICING, impersonal, request_columns
 from features.state import MICROSECONDS, Floats
-from infra.settings import PricingPolicy, Product
+from infra.settings import FraudPolicy, Objective, PricingPolicy, Product
 from ingestion.events import QuoteRequest, microseconds
 from training import pricing_policy as policies
 from training import quoting
 from training.demand import Doubt, doubt_of, elasticity
 from training.elasticity import NORMAL_95
-from training.pricing_policy import GUARDRAILS, Chosen, Terms
+from training.pricing_policy import GUARDRAILS, NO_FRAUD, Chosen, FraudLoss, Terms
 from training.quoting import Asked, Curves, Demand
 
 BASELINE = {"name": "baseline", "version": "rules", "alias": "champion"}
@@ -38,6 +38,8 @@ class Policy:
 
     rules: PricingPolicy
     version: str
+    fraud: FraudPolicy | None = None
+    """What a fraud costs; None if no price asks."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Known:
     """What finding it out took, for `latency_ms`."""
     held: Held | None = None
     """What the same context was quoted, to be quoted again; None if nothing was."""
+    fraud_share: float | None = None
+    """Of the payments that pass, as the fraud champion expects it; None if not known."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,12 @@ class _Quoted:
         return self.known.product
 
 
+def objective_of(request: QuoteRequest, product: Product | None, rules: PricingPolicy) -> Objective:
+    """What the price is for: the request's word goes before the product's, that before the policy's."""
+    own = product.objective if product else None
+    return request.objective or own or rules.objective
+
+
 def quote(
     request: QuoteRequest, known: Known, model: Demand | None, policy: Policy, draws: Draws
 ) -> dict[str, Any]:
@@ -102,7 +112,8 @@ def quote(
         draws: one number is taken, whatever the price.
     """
     start = time.perf_counter()
-    quoted = _quoted(request, known, policy.rules)
+    likely = _likely(request, known, policy)
+    quoted = _quoted(request, known, policy.rules, _lost(likely, policy))
     used = None if known.degraded else model
     found = None if used is None else quoting.curves(quoted.asked, used, policy.rules)
     model_ms = _since_ms(start)
@@ -111,6 +122,9 @@ def quote(
     curve = None if used is None or found is None else _told_curve(found, used, quoted.product)
     price = float(chosen.price[0])
     answer = _answer(quoted, chosen, curve, policy) | _demand(quoted, price, row, used, curve)
+    if policy.rules.fraud_loss:
+        answer["fraud_probability"] = likely
+        answer["expected"]["fraud_loss"] = _fraud_loss(answer, quoted.asked.fraud, likely)
     total_ms = known.took_ms + _since_ms(start)
     return answer | {
         "features": dict(zip(PRICING.names, row[0].tolist(), strict=True)),
@@ -122,7 +136,24 @@ def quote(
     }
 
 
-def _quoted(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Quoted:
+def _likely(request: QuoteRequest, known: Known, policy: Policy) -> float | None:
+    """That the payment of a sale is fraud: of this shopper where the policy allows it, else of any sale.
+
+    None where it is not known, or no price asks.
+    """
+    if not policy.rules.fraud_loss or policy.fraud is None:
+        return None
+    own = request.fraud_probability if policy.rules.asks_who_pays else None
+    return known.fraud_share if own is None else own
+
+
+def _lost(likely: float | None, policy: Policy) -> FraudLoss:
+    if likely is None or policy.fraud is None:
+        return NO_FRAUD
+    return FraudLoss.of(np.array([likely]), policy.fraud)
+
+
+def _quoted(request: QuoteRequest, known: Known, rules: PricingPolicy, fraud: FraudLoss) -> _Quoted:
     product = known.product
     given = request_columns(
         np.array([product.list_price]),
@@ -137,7 +168,8 @@ def _quoted(request: QuoteRequest, known: Known, rules: PricingPolicy) -> _Quote
         columns=impersonal(given, rules.unused),
         states=known.state,
         at_s=np.array([microseconds(request.event_time) / MICROSECONDS]),
-        objective=request.objective or rules.objective,
+        objective=objective_of(request, product, rules),
+        fraud=fraud,
     )
     return _Quoted(request, known, asked)
 
@@ -242,6 +274,14 @@ def _expected(units: float, price: float, product: Product) -> dict[str, float |
         "revenue": _told(units * price),
         "margin": _told(units * (price - product.unit_cost)),
     }
+
+
+def _fraud_loss(answer: dict[str, Any], fraud: FraudLoss, likely: float | None) -> float | None:
+    """Of the expected units at the price, in money."""
+    units = answer["expected"]["units"]
+    if units is None or likely is None:
+        return None
+    return _told(units * float(fraud.expected(np.array([answer["price"]]))[0]))
 
 
 def _elasticity(value: float, doubt: Doubt | None) -> dict[str, float | None]:

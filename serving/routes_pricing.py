@@ -12,11 +12,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from features.connection import StoreError
+from features.fraud import FRAUD
 from features.index import KnownQuote, known_entry, known_quote_key, read_quote
 from features.online import Codec
 from features.pricing import PRICING, PRODUCT
 from features.state import States
-from infra.settings import Product
+from infra.settings import Objective, Product
 from ingestion.events import Outcome, QuoteRequest, microseconds
 from ingestion.topics import OUTCOMES, QUOTES
 from serving.catalogue import asking, faults, found
@@ -27,6 +28,7 @@ from serving.routes_fraud import JSON, answer, body_of, parse_many, refuse_futur
 from serving.same_price import SameContext
 from serving.services import Services, UsesServices
 from serving.stage import Outgoing
+from training.fraud_policy import passed_share
 
 router = APIRouter(prefix="/v1", tags=["pricing"])
 
@@ -35,7 +37,7 @@ DAY_S = 86_400
 
 
 class Terms(BaseModel):
-    """What the catalogue says of a product; `max_step` in money."""
+    """What the catalogue says of a product; `max_step` in money, without `objective` the policy's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,6 +48,7 @@ class Terms(BaseModel):
     ceiling: Annotated[float, Field(gt=0, le=1e9)]
     max_step: Annotated[float, Field(gt=0, le=1e9)]
     category: Annotated[str, Field(min_length=1, max_length=64)]
+    objective: Objective | None = None
 
 
 @router.post("/prices/quote", openapi_extra=body_of(QuoteRequest))
@@ -63,7 +66,8 @@ async def post_quote(request: Request, services: UsesServices) -> Response:
             f"product {asked.product_id!r} is not in the catalogue; add it by PUT /v1/products/{{product_id}}"
         )
         raise Problem(HTTPStatus.NOT_FOUND, detail)
-    known = Known(product, states.columns, degraded, (time.perf_counter() - start) * 1e3, held)
+    took_ms = (time.perf_counter() - start) * 1e3
+    known = Known(product, states.columns, degraded, took_ms, held, _fraud_share(services))
     quote = await _priced(services, asked, known, same)
     services.measures.stages("quote", {k: v / 1e3 for k, v in quote["latency_ms"].items() if k != "total"})
     services.measures.quoted(quote["objective"], quote["exploration"], degraded)
@@ -110,7 +114,8 @@ async def _look_up(
 ) -> tuple[Product | None, States, bytes | None, Held | None, bool]:
     """Product, its state, an earlier answer and what is held for its context, in one round trip.
 
-    Without the store there are cold states and the products of the settings.
+    A product with an objective of its own may take a second one, as its context was not known before. Without
+    the store there are cold states and the products of the settings.
     """
     commands = [
         asking(asked.product_id),
@@ -119,11 +124,20 @@ async def _look_up(
         same.asking,
     ]
     try:
-        product, state, before, held = await services.store.execute(commands)
+        reply, state, before, held = await services.store.execute(commands)
+        product = found(reply)
+        if product is not None and same.turned_by(product):
+            (held,) = await services.store.execute([same.asking])
     except StoreError:
         known = {each.product_id: each for each in services.settings.catalogue}
         return known.get(asked.product_id), States.cold(PRODUCT, 1), None, None, True
-    return found(product), _products.decode([state]), before, same.found(held), False
+    return product, _products.decode([state]), before, same.found(held), False
+
+
+def _fraud_share(services: Services) -> float | None:
+    """Of the payments that pass, as the fraud champion's card says."""
+    champion = services.models.current(FRAUD.domain)
+    return None if champion is None else passed_share(champion.card.extra)
 
 
 async def _priced(services: Services, asked: QuoteRequest, known: Known, same: SameContext) -> dict[str, Any]:

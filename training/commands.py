@@ -71,7 +71,7 @@ def evaluate(
     test_from: Annotated[
         str | None, typer.Option(help="Pricing: forecast sales from this period or date on.")
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="Pricing: revenue, margin or growth.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Pricing: revenue, margin, growth or a mix.")] = None,
     candidates: Annotated[str, typer.Option(help="Pricing: prices to choose from, 0.8,0.9,1.0.")] = "",
     out: Annotated[Path | None, typer.Option(help="Pricing: write recommended prices here, Parquet.")] = None,
     as_json: Json = False,

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from features.state import Floats
-from infra.settings import Objective, PricingPolicy
+from infra.settings import FraudPolicy, Objective, PricingPolicy
 from training import demand, quoting
 from training.pricing_log import Past
-from training.pricing_policy import Offers, Terms
+from training.pricing_policy import NO_FRAUD, FraudLoss, Offers, Terms, value
 from training.quoting import Demand
 
 
@@ -17,6 +19,7 @@ class _Again:
 
     past: Past
     objective: Objective
+    fraud: FraudLoss
 
     @property
     def terms(self) -> Terms:
@@ -47,10 +50,14 @@ class Pricer:
     rules: PricingPolicy
     model: Demand | None
     """None: the list price is what it wants."""
+    costs: FraudPolicy | None = None
+    """Of a fraud, for a policy whose margin is less its loss."""
+    fraud_share: float | None = None
+    """Of the payments that pass, for quotes whose price did not know of it; None: then none is."""
 
     def offers(self, past: Past, objective: Objective) -> Offers:
         """What it would show for each quote; by the same arithmetic as a request's."""
-        asked = _Again(past, objective)
+        asked = _Again(past, objective, self.fraud(past))
         found = None if self.model is None else quoting.curves(asked, self.model, self.rules)
         return quoting.offers(asked, found, self.rules)
 
@@ -58,5 +65,21 @@ class Pricer:
         """Expected units of each quote at each of its prices, shape (n, k). There is a model."""
         assert self.model
         doubt = demand.doubt_of(self.model.card.extra)
-        chance = self.model.predict(_Again(past, self.rules.objective).matrix(prices)).reshape(prices.shape)
+        asked = _Again(past, self.rules.objective, NO_FRAUD)
+        chance = self.model.predict(asked.matrix(prices)).reshape(prices.shape)
         return chance * (doubt.units_per_sale if doubt else 1.0)
+
+    def value(self, past: Past, prices: Floats, units: Floats) -> Floats:
+        """Money that its objective makes of units at each price of each quote, shape (n, k)."""
+        cost, usual = past.terms.unit_cost[:, None], past.terms.list_price[:, None]
+        fraud = self.fraud(past).of_rows
+        return value(prices, units, cost, self.rules.objective, list_price=usual, fraud=fraud)
+
+    def fraud(self, past: Past) -> FraudLoss:
+        """What sales lose, as this policy may know it: of the shopper, else as any sale did or does."""
+        if not self.rules.fraud_loss or self.costs is None:
+            return NO_FRAUD
+        known, shopper = past.fraud_probability, past.shopper_probability
+        of_any = np.where(np.isnan(known) | (known == shopper), self.fraud_share or 0.0, known)
+        ours = self.rules.asks_who_pays & ~np.isnan(shopper)
+        return FraudLoss.of(np.where(ours, shopper, of_any), self.costs)

@@ -13,6 +13,8 @@ Approximations:
   shows few of the price points. The doubly robust estimate takes up most of the difference by its model.
 * Floors, ceilings and steps are those of the present catalogue; costs and list prices are those of the quote.
 * A request that named the objective of the settings cannot be told from one that named none.
+* No outcome says whether the sale was a fraud: where margins are less the loss to fraud, it is the expected
+  one, also of what was sold.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,14 +27,17 @@ import pandas as pd
 from rich.console import RenderableType
 from rich.table import Table
 
+from features.fraud import FRAUD
 from features.pricing import PRICING
 from features.state import Flags, Floats, Ints
 from infra import progress, settings
 from infra.errors import UserError
+from infra.objectives import canonical, weights
 from infra.settings import Objective, PricingPolicy, Product, Settings, policy_version
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
-from training import models
+from training import card, models
 from training.champions import Champions
+from training.fraud_policy import passed_share
 from training.gate import Limit
 from training.off_policy import Interval, Judgement, Logged, judge
 from training.pricer import Pricer
@@ -54,11 +59,6 @@ MEASURES = ("margin", "revenue", "units")
 """What a quote is judged by: money, money, pieces."""
 
 _CHUNK = 5_000
-_OBJECTIVES: dict[str, Objective] = {
-    "margin": "margin",
-    "revenue": "revenue",
-    "growth": "growth",
-}
 _TITLES = {
     "inverse_propensity": "inverse propensity",
     "self_normalised": "self-normalised",
@@ -77,7 +77,7 @@ class Compared:
     unsupported: Floats
     """Shape (n,)."""
     expected_shown: Floats
-    """Expected worth by `MEASURES` at the price shown, shape (n, 3); NaN without a model, as the next."""
+    """Expected worth by `_measures` at the price shown, (n, 3 or 4); NaN without a model, as the next."""
     expected_new: Floats
     """The same under the new policy."""
 
@@ -94,14 +94,16 @@ class PricingBacktest:
     policy_version: str
     objective: Objective
     """The new policy's, by which it is called better or worse."""
+    measure: str
+    """The one that the objective is judged by; growth counts units."""
     by_measure: Mapping[str, Judgement]
-    """`margin` and `revenue` in money, `units`; for each quote."""
+    """`margin` and `revenue` in money, `units`, and what else the objective is judged by; for each quote."""
     notes: tuple[str, ...]
 
     @property
     def judged(self) -> Judgement:
-        """By the new policy's objective; growth counts units."""
-        return self.by_measure[_measure(self.objective)]
+        """By the new policy's objective."""
+        return self.by_measure[self.measure]
 
     def as_json(self) -> dict[str, Any]:
         """Flat for what all measures share, the estimates under their names."""
@@ -114,6 +116,7 @@ class PricingBacktest:
                 "left_out": dict(self.left_out),
                 "policy_version": self.policy_version,
                 "objective": self.objective,
+                "judged_by": self.measure,
                 "conclusion": judged.conclusion,
                 "sentence": self.sentence(),
                 "refusals": judged.refusals,
@@ -133,7 +136,7 @@ class PricingBacktest:
 
     def sentence(self) -> str:
         """Whether the new policy can be judged, and which one is better."""
-        judged, measure = self.judged, _measure(self.objective)
+        judged, measure = self.judged, self.measure
         if judged.best is None:
             return f"The log cannot judge the new policy: {'; '.join(judged.refusals)}."
         gain = (
@@ -186,9 +189,10 @@ def backtest(chosen: Settings, options: BacktestOptions, told: progress.Task) ->
     champions = Champions(chosen.home)
     champion = champions.current(PRICING.domain)
     model = None if champion is None else models.load(champion.folder)
-    new = Pricer(tried, model if model and model.card.feature_hash == PRICING.hash else None)
+    fitting = model if model and model.card.feature_hash == PRICING.hash else None
+    new = Pricer(tried, fitting, chosen.fraud, _fraud_share(champions))
     told.say(f"trying the policy on {len(past):,} quotes")
-    quoted = _pricers(champions, chosen.pricing, set(past.version))
+    quoted = _pricers(champions, chosen, set(past.version))
     found = judged(past, quoted, new, chosen.pricing, left_out)
     return replace(found, notes=(*notes, *found.notes))
 
@@ -230,7 +234,8 @@ def judged(
         left_out=left,
         policy_version=policy_version(new.rules),
         objective=new.rules.objective,
-        by_measure={name: _refused(each, share) for name, each in _judgements(found, past).items()},
+        measure=_measure(new.rules),
+        by_measure={name: _refused(each, share) for name, each in _judgements(found, past, new).items()},
         notes=_notes(used, new),
     )
 
@@ -247,38 +252,46 @@ def challenger_limit(past: Past, quoted: Mapping[str, Pricer], challenger: Price
         challenger: the policy of the settings with the challenger's model.
     """
     found = judged(past, quoted, challenger, challenger.rules, {})
-    best, measure = found.judged.best, _measure(found.objective)
+    best = found.judged.best
     value = np.nan if best is None else best.gain.high
-    return Limit(f"upper end of the gain in {measure} a quote, judged from the log,", value, low=0.0)
+    return Limit(f"upper end of the gain in {found.measure} a quote, judged from the log,", value, low=0.0)
 
 
 def compared(past: Past, quoted: Mapping[str, Pricer], new: Pricer, present: PricingPolicy) -> Compared:
     """Both policies on quotes of which there are some, all quoted by one of `quoted`."""
     parts = list(_parts(past))
-    found = [
-        _compared(past.rows(rows), quoted[past.version[rows[0]]], new, past.objective[rows[0]], present)
-        for rows in parts
-    ]
+    found = [_compared(past.rows(rows), quoted[past.version[rows[0]]], new, present) for rows in parts]
     back = np.argsort(np.concatenate(parts))
     columns = zip(*(vars(each).values() for each in found), strict=True)
     return Compared(*(np.concatenate(each)[back] for each in columns))
 
 
 def _parts(past: Past) -> Iterator[Ints]:
-    """Rows of one model and one objective, some at a time."""
-    kind = pd.Series(past.version + "\0" + past.objective).factorize()[0]
+    """Rows of one model, one objective, and products with or without one of their own, some at a time."""
+    own = past.own_objective.astype(str).astype(object)
+    kind = pd.Series(past.version + "\0" + past.objective + "\0" + own).factorize()[0]
     for each in range(kind.max() + 1):
         rows = np.flatnonzero(kind == each)
         for start in range(0, len(rows), _CHUNK):
             yield rows[start : start + _CHUNK]
 
 
-def _compared(past: Past, quoted: Pricer, new: Pricer, asked: str, present: PricingPolicy) -> Compared:
-    theirs = _OBJECTIVES.get(asked, present.objective)
+def _compared(past: Past, quoted: Pricer, new: Pricer, present: PricingPolicy) -> Compared:
+    """Of quotes that `_parts` puts together."""
+    theirs = _objective(past.objective[0], present)
     old = quoted.offers(past, theirs)
-    offered = new.offers(past, new.rules.objective if theirs == present.objective else theirs)
+    the_policys = theirs == present.objective and not past.own_objective[0]
+    offered = new.offers(past, new.rules.objective if the_policys else theirs)
     again = np.isclose(np.minimum(old.propensity(past.price), 1.0), past.propensity, rtol=1e-6)
     return Compared(again, *weighed(old, offered, past.price), *_expected(past, new, offered))
+
+
+def _objective(logged: str, present: PricingPolicy) -> Objective:
+    """What the log says that a price was for; where it does not, what the settings say."""
+    try:
+        return canonical(logged)
+    except ValueError:
+        return present.objective
 
 
 def weighed(old: Offers, new: Offers, shown: Floats) -> tuple[Floats, Floats]:
@@ -309,26 +322,28 @@ def _same(old: Offers, new: Offers) -> Flags:
 
 def _expected(past: Past, new: Pricer, offered: Offers) -> tuple[Floats, Floats]:
     if new.model is None:
-        unknown = np.full((len(past), len(MEASURES)), np.nan)
+        unknown = np.full((len(past), len(_measures(new.rules))), np.nan)
         return unknown, unknown
     shown = past.price[:, None]
     units = new.units(past, offered.price) * offered.chance
     return (
-        _worths(new.units(past, shown), shown, past.terms.unit_cost),
-        _worths(units, offered.price, past.terms.unit_cost),
+        _worths(past, new, new.units(past, shown), shown),
+        _worths(past, new, units, offered.price),
     )
 
 
-def _worths(units: Floats, prices: Floats, unit_cost: Floats) -> Floats:
+def _worths(past: Past, new: Pricer, units: Floats, prices: Floats) -> Floats:
     """What units at each of k prices are worth in all, shape (n, measures); units and prices are (n, k)."""
-    each = (units * (prices - unit_cost[:, None]), units * prices, units)
+    each = [units * (prices - past.terms.unit_cost[:, None]), units * prices, units]
+    if len(_measures(new.rules)) > len(each):
+        each.append(new.value(past, prices, units))
     return np.column_stack([worth.sum(axis=1) for worth in each])
 
 
-def _judgements(found: Compared, past: Past) -> dict[str, Judgement]:
+def _judgements(found: Compared, past: Past, new: Pricer) -> dict[str, Judgement]:
     """By measure, of the quotes whose propensity came out again."""
     again = found.again
-    worth = _worths(past.units[:, None], past.price[:, None], past.terms.unit_cost)
+    worth = _worths(past, new, past.units[:, None], past.price[:, None])
     return {
         name: judge(
             Logged(
@@ -340,7 +355,7 @@ def _judgements(found: Compared, past: Past) -> dict[str, Judgement]:
                 expected_new=_known(found.expected_new[again, column]),
             )
         )
-        for column, name in enumerate(MEASURES)
+        for column, name in enumerate(_measures(new.rules))
     }
 
 
@@ -370,7 +385,11 @@ def _notes(past: Past, new: Pricer) -> tuple[str, ...]:
         learned = int((past.time_us <= new.model.card.trained.end_us).sum())
         if learned:
             notes.append(f"the champion has learned from {learned:,} of these quotes, which favours it")
-    if new.rules.objective == "growth":
+    if new.rules.fraud_loss and new.fraud_share is None:
+        notes.append(
+            "no fraud champion knows the share of fraud that passes: where the log does not, it is 0"
+        )
+    if "growth" in weights(new.rules.objective):
         notes.append(
             "growth is judged by units of the same quotes: whether low prices win customers who come again is"
             " in no log"
@@ -406,19 +425,39 @@ def _catalogue(chosen: Settings) -> tuple[dict[str, Product], tuple[str, ...]]:
         return {each.product_id: each for each in chosen.catalogue}, (note,)
 
 
-def _pricers(champions: Champions, present: PricingPolicy, versions: set[str]) -> dict[str, Pricer]:
-    """The settings' policy with each model that quoted, as far as they are kept and know our features."""
-    found = {version: Pricer(present, None) for version in versions & set(WITHOUT_MODEL)}
+def _pricers(champions: Champions, chosen: Settings, versions: set[str]) -> dict[str, Pricer]:
+    """The settings' policy with each model that quoted, as far as they are kept and know our features.
+
+    What it did not know of fraud when it quoted, it does not know now.
+    """
+    present, costs = chosen.pricing, chosen.fraud
+    found = {version: Pricer(present, None, costs) for version in versions & set(WITHOUT_MODEL)}
     for version in versions - set(WITHOUT_MODEL):
         if champions.kept(PRICING.domain, version):
             model = models.load(champions.folder(PRICING.domain, version))
             if model.card.feature_hash == PRICING.hash:
-                found[version] = Pricer(present, model)
+                found[version] = Pricer(present, model, costs)
     return found
 
 
-def _measure(objective: Objective) -> str:
-    return "units" if objective == "growth" else objective
+def _fraud_share(champions: Champions) -> float | None:
+    """Of the payments that pass, as the fraud champion's card says."""
+    champion = champions.current(FRAUD.domain)
+    return None if champion is None else passed_share(card.read(champion.folder).extra)
+
+
+def _measure(rules: PricingPolicy) -> str:
+    """What an objective is judged by: a measure of `MEASURES`, or one of its own."""
+    if rules.objective == "growth":
+        return "units"
+    lost = rules.fraud_loss and "margin" in weights(rules.objective)
+    return f"{rules.objective} after fraud" if lost else rules.objective
+
+
+def _measures(rules: PricingPolicy) -> tuple[str, ...]:
+    """`MEASURES`, and the objective's own after them."""
+    own = _measure(rules)
+    return MEASURES if own in MEASURES else (*MEASURES, own)
 
 
 def _listed(left_out: Mapping[str, int]) -> str:

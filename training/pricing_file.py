@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from features.state import Floats, Ints
 from infra.errors import UserError
+from infra.objectives import canonical, weights
 from infra.settings import Objective, Settings
 from ingestion import mapping
 from ingestion.events import microseconds
@@ -119,12 +120,22 @@ def _candidates(table: PriceTable, options: EvaluateOptions) -> Floats:
 
 def _objective(table: PriceTable, options: EvaluateOptions, settings: Settings) -> Objective:
     known = bool(np.isfinite(table.cost).all())
-    wanted = options.objective or (settings.pricing.objective if known else "revenue")
-    if wanted not in ("margin", "revenue", "growth"):
-        raise UserError(f"expected an objective, margin, revenue or growth; came {wanted!r}.")
-    if wanted == "margin" and not known:
+    try:
+        wanted = canonical(options.objective or (settings.pricing.objective if known else "revenue"))
+    except ValueError:
+        raise UserError(
+            "expected an objective, margin, revenue or growth, or a mix such as '0.7 margin + 0.3 revenue';"
+            f" came {options.objective!r}."
+        ) from None
+    parts = weights(wanted)
+    if "margin" in parts and not known:
         raise UserError(f"objective margin needs the cost of every row: a context column named {COST!r}.")
-    return wanted  # type: ignore[return-value]
+    if "growth" in parts and len(parts) > 1:
+        raise UserError(
+            f"objective {wanted}: growth weighs units by the list price, which a table of past prices has"
+            " not; choose another by --objective."
+        )
+    return wanted
 
 
 def _column(table: PriceTable, by: str) -> str:

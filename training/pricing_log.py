@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 
@@ -11,6 +12,7 @@ from features import replay
 from features.pricing import PRICING, PRODUCT, day_price, last_price
 from features.state import MICROSECONDS, Flags, Floats, Ints
 from infra.settings import Product
+from ingestion.events import FRAUD_PROBABILITY
 from training import pricing
 from training.dataset import Dataset, Objects, Span
 from training.pricing_policy import Terms
@@ -32,8 +34,14 @@ class Past:
     """Price that the product's day began with; NaN if none."""
     product: Objects
     objective: Objects
+    own_objective: Flags
+    """Whether the product states an objective of its own, which no policy changes."""
     version: Objects
     """Of the model that quoted."""
+    fraud_probability: Floats
+    """That the payment of a sale is fraud, as the price knew it; NaN if it did not."""
+    shopper_probability: Floats
+    """The same of this shopper, as the request told; NaN if it did not."""
     terms: Terms
 
     def __len__(self) -> int:
@@ -71,6 +79,8 @@ def past_of(
         "held",
         "list_price",
         "unit_cost",
+        "context",
+        FRAUD_PROBABILITY,
     ]
     described = (
         quotes.select(wanted)
@@ -118,6 +128,15 @@ def _past(data: Dataset, described: pd.DataFrame, catalogue: Mapping[str, Produc
         day_price=described["day_price"].to_numpy(np.float64),
         product=data.columns["product_name"],
         objective=described["objective"].fillna("").to_numpy(object),
+        own_objective=np.array([each.objective is not None for each in products], np.bool_),
         version=described["model_version"].fillna("").to_numpy(object),
+        fraud_probability=described[FRAUD_PROBABILITY].to_numpy(np.float64),
+        shopper_probability=_told(described["context"]),
         terms=Terms(column["list_price"], column["unit_cost"], *limits),
     )
+
+
+def _told(contexts: "pd.Series[str]") -> Floats:
+    """Probability of fraud that each request told of its shopper."""
+    given = [orjson.loads(each or "{}").get(FRAUD_PROBABILITY) for each in contexts.fillna("")]
+    return np.array([each if isinstance(each, float) else np.nan for each in given], np.float64)

@@ -30,7 +30,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from features.state import Flags, Floats
-from infra.settings import Objective, PricingPolicy
+from infra.objectives import weights
+from infra.settings import FraudPolicy, Objective, PricingPolicy
 
 GUARDRAILS = ("FLOOR", "CEILING", "MAX_STEP", "MAX_DAY_STEP", "PRICE_POINT", "SAME_CONTEXT")
 _DECIMALS = 9
@@ -47,6 +48,39 @@ class Terms:
     ceiling: Floats
     max_step: Floats
     """Largest change from the price shown last, in money."""
+
+
+@dataclass(frozen=True)
+class FraudLoss:
+    """What sales lose to fraud: what `training.fraud_policy.expected_costs` says of approving their payment.
+
+    A sale is taken as one unit, paid by itself.
+    """
+
+    probability: Floats
+    """That the payment of a sale is fraud and passes, in [0, 1], shape (n,) or none at all."""
+    loss_share: float
+    """Share of the price that a fraud does not pay."""
+    fee: float
+    """Money paid for each fraud beside it."""
+
+    @classmethod
+    def of(cls, probability: Floats, policy: FraudPolicy) -> "FraudLoss":
+        """By the costs of the fraud policy."""
+        return cls(probability, policy.loss_share, policy.chargeback_fee)
+
+    @property
+    def of_rows(self) -> "FraudLoss":
+        """The same for prices of shape (n, k)."""
+        return replace(self, probability=np.expand_dims(self.probability, -1))
+
+    def expected(self, price: Floats) -> Floats:
+        """Money expected to be lost of a sale at a price; the shapes must fit."""
+        found: Floats = self.probability * (self.loss_share * price + self.fee)
+        return found
+
+
+NO_FRAUD = FraudLoss(np.zeros(()), 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -110,25 +144,61 @@ def worth(
     objective: Objective,
     policy: PricingPolicy,
     opportunity_cost: float | Floats = 0.0,
+    list_price: float | Floats = 1.0,
+    fraud: FraudLoss = NO_FRAUD,
 ) -> Floats:
-    """What the objective makes of expected units at a price; the shapes must fit.
+    """What the objective makes of expected units at a price, by which prices are compared.
 
-    Margin and revenue in money, less what each unit would earn later if it is perishable (its opportunity
-    cost, in the same money). Growth is units where the price keeps the policy's margin, and below zero, by
-    what is missing, where it does not.
+    That is their `value`. Where growth has a part in the objective, a price that does not keep the policy's
+    margin is worth less than all others of its row (the last axis), by what is missing.
     """
-    if objective == "growth":
-        short = margin_share(price, unit_cost) - policy.growth_margin_floor
-        return np.where(short >= 0, units, short)
-    cost = unit_cost if objective == "margin" else 0.0
-    earned: Floats = (price - cost - opportunity_cost) * units
-    return earned
+    found = value(price, units, unit_cost, objective, opportunity_cost, list_price, fraud)
+    if "growth" not in weights(objective):
+        return found
+    short = margin_share(price, unit_cost, fraud) - policy.growth_margin_floor
+    worst = np.minimum(found.min(axis=-1, keepdims=True), 0.0)
+    return np.where(short >= 0, found, worst + short)
 
 
-def margin_share(price: Floats, unit_cost: Floats) -> Floats:
+def value(
+    price: Floats,
+    units: Floats,
+    unit_cost: Floats,
+    objective: Objective,
+    opportunity_cost: float | Floats = 0.0,
+    list_price: float | Floats = 1.0,
+    fraud: FraudLoss = NO_FRAUD,
+) -> Floats:
+    """Money that the objective makes of units at a price; the shapes must fit.
+
+    A unit counts as its `margin`, its price (revenue) or the product's list price (growth: so that a unit
+    more weighs the same at every price, and as much beside money as it usually sells for); in a mix each
+    weighs its share. From that goes what a unit would earn later if it is perishable (its opportunity cost).
+    Growth alone, with a list price of 1, is units.
+    """
+    parts = {"margin": margin(price, unit_cost, fraud), "revenue": price, "growth": list_price}
+    shares = (share * parts[name] for name, share in weights(objective).items())
+    unit = sum(shares, start=np.zeros(()))
+    found: Floats = (unit - opportunity_cost) * units
+    return found
+
+
+def margin(price: Floats, unit_cost: Floats, fraud: FraudLoss = NO_FRAUD) -> Floats:
+    """Money that a unit is expected to leave; the shapes must fit.
+
+    With the probability p that its payment is fraud, price - cost - p × (loss share × price + fee). If a
+    fraud pays nothing (loss share 1) that is (1 - p) × (price - cost) - p × (cost + fee): what is sold to a
+    fraud is lost, its price is not earned, and a chargeback costs its fee.
+    """
+    return price - unit_cost - fraud.expected(price)
+
+
+def margin_share(price: Floats, unit_cost: Floats, fraud: FraudLoss = NO_FRAUD) -> Floats:
     """Margin as a share of the price; minus infinity for a price of 0."""
+    lost = fraud.probability * fraud.loss_share
+    cost = unit_cost + fraud.probability * fraud.fee
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(price > 0, 1.0 - unit_cost / price, -np.inf)
+        return np.where(price > 0, 1.0 - cost / price - lost, -np.inf)
 
 
 def best(prices: Floats, worths: Floats) -> Floats:
@@ -143,10 +213,12 @@ def limits(
     objective: Objective,
     policy: PricingPolicy,
     day_price: Floats | None = None,
+    fraud: FraudLoss = NO_FRAUD,
 ) -> Limits:
     """Where prices may lie.
 
-    Growth keeps the margin that the policy asks of it, if that is more than the least margin.
+    Growth, alone or in a mix, keeps the margin that the policy asks of it after the loss to fraud, if that
+    takes more than the least margin, which knows nothing of fraud.
 
     Args:
         terms: of each quote's product.
@@ -155,9 +227,12 @@ def limits(
         policy: margins, steps and price points.
         day_price: what each product's day began with, shape (n,); NaN or 0, or None for all, if not known,
             which allows every price that the step does.
+        fraud: what sales lose, if margins are less that.
     """
-    kept = policy.growth_margin_floor if objective == "growth" else 0.0
-    floor = _floor(terms, max(policy.min_margin_share, kept))
+    least = least_price(terms.unit_cost, policy.min_margin_share)
+    if "growth" in weights(objective):
+        least = np.fmax(least, least_price(terms.unit_cost, policy.growth_margin_floor, fraud))
+    floor = _floor(terms, least)
     step = _Step(policy.max_step_share, policy.price_step, terms.max_step)
     step_low, step_high = step.around(last_price, floor, terms.ceiling)
     if day_price is None:
@@ -184,13 +259,16 @@ class _Step:
             return np.clip(centre - far, low, high), np.clip(centre + far, low, high)
 
 
-def least_price(unit_cost: Floats, margin: float) -> Floats:
+def least_price(unit_cost: Floats, margin: float, fraud: FraudLoss = NO_FRAUD) -> Floats:
     """Price of which the margin is this share; infinite where no price reaches it."""
-    return unit_cost / (1.0 - margin) if margin < 1 else np.full_like(unit_cost, np.inf)
+    left = 1.0 - margin - fraud.probability * fraud.loss_share
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = (unit_cost + fraud.probability * fraud.fee) / left
+    return np.where(left > 0, found, np.inf)
 
 
-def _floor(terms: Terms, margin: float) -> Floats:
-    dearer = np.fmax(np.fmax(terms.floor, 0.0), least_price(terms.unit_cost, margin))
+def _floor(terms: Terms, least: Floats) -> Floats:
+    dearer = np.fmax(np.fmax(terms.floor, 0.0), least)
     return np.fmin(dearer, terms.ceiling)
 
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from features.pricing import PRICING, PRODUCT, at_prices, day_price, last_price
 from features.state import Flags, Floats
+from infra.objectives import weights
 from infra.settings import Objective, PricingPolicy
 from training import pricing_policy as policies
 from training.bid_prices import EXTRA, bid_prices_of
 from training.card import Card
 from training.demand import doubt_of
-from training.pricing_policy import Limits, Offers, Terms
+from training.pricing_policy import NO_FRAUD, FraudLoss, Limits, Offers, Terms
 
 _INVENTORY, _HOURS = PRICING.names.index("inventory"), PRICING.names.index("hours_to_departure")
 
@@ -64,6 +65,10 @@ class Requests(Protocol):
     def day_price(self) -> Floats:
         """What each product's day began with, shape (n,); NaN if nothing was shown."""
 
+    @property
+    def fraud(self) -> FraudLoss:
+        """What sales lose, if margins are less that."""
+
     def matrix(self, prices: Floats) -> Floats:
         """Features at prices of shape (n, k), shape (n k, features), a request's prices together."""
 
@@ -81,6 +86,7 @@ class Asked:
     at_s: Floats
     """Seconds since 1970 UTC."""
     objective: Objective
+    fraud: FraudLoss = NO_FRAUD
 
     @property
     def last_price(self) -> Floats:
@@ -128,12 +134,17 @@ def curves(asked: Requests, model: Demand, policy: PricingPolicy) -> Curves:
 
 
 def _opportunity_cost(asked: Requests, matrix: Floats, model: Demand) -> Floats:
-    """Bid price of a unit now, as the model's card keeps it; 0 where nothing is known of it."""
+    """Bid price of a unit now, as the model's card keeps it; 0 where nothing is known of it.
+
+    That of a mix is its parts' bid prices by their shares, though each is that of a seller who wants nothing
+    else; growth has none.
+    """
     found, products = np.zeros(len(matrix)), np.array(asked.products, dtype=object)
     for product in set(asked.products) if EXTRA in model.card.extra else ():
         mine = products == product
-        if (bids := bid_prices_of(model.card.extra, asked.objective, product)) is not None:
-            found[mine] = bids.of(matrix[mine, _INVENTORY], matrix[mine, _HOURS])
+        for name, share in weights(asked.objective).items():
+            if (bids := bid_prices_of(model.card.extra, name, product)) is not None:
+                found[mine] += share * bids.of(matrix[mine, _INVENTORY], matrix[mine, _HOURS])
     return found
 
 
@@ -153,12 +164,15 @@ def offers(asked: Requests, found: Curves | None, policy: PricingPolicy) -> Offe
 
 def limits(asked: Requests, policy: PricingPolicy) -> Limits:
     """Where the guardrails let each price lie."""
-    return policies.limits(asked.terms, asked.last_price, asked.objective, policy, asked.day_price)
+    return policies.limits(
+        asked.terms, asked.last_price, asked.objective, policy, asked.day_price, asked.fraud
+    )
 
 
 def _worth(asked: Requests, found: Curves, chance: Floats, policy: PricingPolicy) -> Floats:
     cost, later = asked.terms.unit_cost[:, None], found.opportunity_cost[:, None]
-    return policies.worth(found.price, chance, cost, asked.objective, policy, later)
+    usual, fraud = asked.terms.list_price[:, None], asked.fraud.of_rows
+    return policies.worth(found.price, chance, cost, asked.objective, policy, later, usual, fraud)
 
 
 def _affordable(trials: Floats, price: Floats, worth: Floats, most: float) -> Flags:

@@ -9,14 +9,25 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import cast
 
 import numpy as np
 
 from features.state import Flags, Floats
+from infra.objectives import canonical
 from infra.progress import Silent, Task
 from infra.settings import Objective, PricingPolicy
-from training.pricing_policy import GUARDRAILS, Chosen, Terms, choose, limits, offers, repeated, trials
+from training.pricing_policy import (
+    GUARDRAILS,
+    NO_FRAUD,
+    Chosen,
+    FraudLoss,
+    Terms,
+    choose,
+    limits,
+    offers,
+    repeated,
+    trials,
+)
 
 BLOCK = 20_000
 """Quotes under one policy, drawn anew for each block."""
@@ -28,7 +39,7 @@ WILD = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, -1.0, 5e-324, 1e-9, 1e12, 1
 
 Range = tuple[Floats, Floats]
 
-_OBJECTIVES = ("margin", "revenue", "growth")
+_NAMES = ("margin", "revenue", "growth")
 _POINTS = np.array([0.01, 0.05, 0.1, 0.25, 0.5, 0.99, 1.0, 5.0, 0.3, 1 / 3, 100.0])
 
 
@@ -65,6 +76,7 @@ class Situation:
     last: Floats
     day: Floats
     held: Floats
+    fraud: FraudLoss = NO_FRAUD
 
 
 def guard(quotes: int, task: Task | None = None, seed: int = 1) -> Guarded:
@@ -86,7 +98,7 @@ def guard(quotes: int, task: Task | None = None, seed: int = 1) -> Guarded:
 
 
 def _priced(here: Situation, raw: Floats, draws: Floats) -> Chosen:
-    within = limits(here.terms, here.last, here.objective, here.policy, here.day)
+    within = limits(here.terms, here.last, here.objective, here.policy, here.day, here.fraud)
     offered = offers(raw, trials(within, here.policy), within, here.policy)
     return repeated(choose(offered, draws), here.held, within, here.policy)
 
@@ -95,12 +107,26 @@ def situation(rng: np.random.Generator, n: int) -> Situation:
     """A random policy, and random and wild products and pasts; only the ceiling is always a price."""
     list_price, ceiling, floor = _price(rng, n), _price(rng, n), _any(rng, n, 50.0)
     terms = Terms(list_price, _any(rng, n, 30.0), floor, ceiling, _any(rng, n, 10.0))
-    objective = cast("Objective", _OBJECTIVES[rng.integers(3)])
     last = _any(rng, n, 50.0)
     near = last * rng.uniform(0.7, 1.4, n)
     day = np.where(rng.random(n) < 0.7, near, _any(rng, n, 50.0))
     held = np.where(rng.random(n) < 0.8, np.nan, _any(rng, n, 50.0))
-    return Situation(_policy(rng), objective, terms, last, day, held)
+    return Situation(_policy(rng), _objective(rng), terms, last, day, held, _fraud(rng, n))
+
+
+def _objective(rng: np.random.Generator) -> Objective:
+    """A name as often as a mix, of which some parts are nothing."""
+    weights = dict(zip(_NAMES, rng.uniform(-1.0, 1.0, 3).clip(0.0).tolist(), strict=True))
+    name = _NAMES[rng.integers(3)]
+    return canonical(weights if rng.random() < 0.5 and any(weights.values()) else name)
+
+
+def _fraud(rng: np.random.Generator, n: int) -> FraudLoss:
+    """Of half the policies; certain fraud and fees above all prices among it."""
+    if rng.random() < 0.5:
+        return NO_FRAUD
+    probability = rng.choice([0.0, 1e-3, 0.02, 0.5, 1.0], n)
+    return FraudLoss(probability, float(rng.choice([0.0, 0.5, 1.0])), float(rng.choice([0.0, 15.0, 1e6])))
 
 
 def _policy(rng: np.random.Generator) -> PricingPolicy:
@@ -161,13 +187,19 @@ def _is_price(value: Floats) -> Flags:
 
 def _least(here: Situation) -> Floats:
     """Floor, or cost with its margin; the ceiling if that is less."""
-    asked = here.policy.growth_margin_floor if here.objective == "growth" else 0.0
-    share = max(here.policy.min_margin_share, asked)
     cost, floor = (np.where(np.isnan(each), 0.0, each) for each in (here.terms.unit_cost, here.terms.floor))
-    with np.errstate(over="ignore"):
-        kept = cost / (1 - share) if share < 1 else np.full(len(cost), np.inf)
-    least: Floats = np.maximum(np.maximum(floor, kept), 0.0)
+    least: Floats = np.maximum(np.maximum(floor, _leaving(cost, here.policy.min_margin_share)), 0.0)
+    if "growth" in here.objective:
+        lost, fees = here.fraud.probability * here.fraud.loss_share, here.fraud.probability * here.fraud.fee
+        known = np.where(np.isnan(here.terms.unit_cost), 0.0, cost + fees)
+        least = np.maximum(least, _leaving(known, here.policy.growth_margin_floor + lost))
     return np.minimum(least, here.terms.ceiling)
+
+
+def _leaving(cost: Floats, share: float | Floats) -> Floats:
+    """Price of which a share is left above the cost; infinite if it can't be."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return np.where(np.asarray(share) < 1, cost / (1 - share), np.inf)
 
 
 def _step(of: Floats, share: float, point: float, most: Floats) -> Range:

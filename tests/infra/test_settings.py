@@ -103,6 +103,72 @@ def test_a_wrong_value_is_refused_with_its_line(
     assert reason in sentence
 
 
+MIXED = (
+    RULES
+    + """
+[pricing]
+objective = {margin = 0.7, revenue = 0.3}
+
+[[catalogue]]
+product_id = "p-1"
+list_price = 49.0
+unit_cost = 28.0
+currency = "EUR"
+floor = 32.0
+ceiling = 79.0
+max_step = 8.0
+category = "shoes"
+objective = {growth = 1, margin = 1}
+"""
+)
+
+
+def test_objectives_may_be_mixed(chosen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen.write_text(MIXED)
+    loaded = settings.load()
+    assert loaded.pricing.objective == "0.7 margin + 0.3 revenue"
+    assert loaded.catalogue[0].objective == "0.5 margin + 0.5 growth"
+    over = chosen.with_name("over.toml")
+    over.write_text("[pricing]\nobjective = {growth = 3, revenue = 1}\n")
+    assert settings.load(over).pricing.objective == "0.25 revenue + 0.75 growth", "not merged with the other"
+    monkeypatch.setenv("TOLLGATE_PRICING__OBJECTIVE", "0.9 margin + 0.1 growth")
+    assert settings.load().pricing.objective == "0.9 margin + 0.1 growth"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "reason"),
+    [
+        ("margin = 0.7", "margin = -1", 17, "pricing.objective: expected a weight of margin from 0"),
+        ("margin = 0.7", "glory = 0.7", 17, "pricing.objective: expected 'margin', 'revenue' or 'growth'"),
+        ("{margin = 0.7, revenue = 0.3}", "{margin = 0}", 17, "pricing.objective: expected a weight above 0"),
+        ("{growth = 1, margin = 1}", '"glory"', 28, "catalogue.0.objective: expected 'margin', 'revenue'"),
+        (
+            "[pricing]\nobjective =",
+            "[pricing]\nfraud_loss =",
+            17,
+            "pricing.fraud_loss: expected a valid bool",
+        ),
+    ],
+)
+def test_a_wrong_mix_is_refused_with_its_line(
+    chosen: Path, old: str, new: str, line: int, reason: str
+) -> None:
+    assert old in MIXED
+    chosen.write_text(MIXED.replace(old, new))
+    sentence = refused()
+    assert sentence.startswith(f"{chosen}:{line}: {reason}")
+
+
+def test_who_pays_is_a_persons_matter_unless_the_policy_says_otherwise() -> None:
+    asks = settings.load().pricing.model_copy(update={"fraud_loss": True})
+    assert not asks.asks_who_pays
+    assert asks.model_copy(update={"use_personal": True}).asks_who_pays
+    open_to_all = asks.model_copy(update={"fraud_probability_personal": False})
+    assert open_to_all.asks_who_pays
+    assert not open_to_all.model_copy(update={"personal": ("fraud_probability",)}).asks_who_pays
+    assert not open_to_all.model_copy(update={"fraud_loss": False}).asks_who_pays
+
+
 def test_what_only_its_user_can_refuse_is_told_with_its_line(
     chosen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

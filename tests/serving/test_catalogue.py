@@ -65,6 +65,17 @@ def test_what_a_person_put_stays_over_a_restart(products: tuple[Product, ...]) -
     assert len(run(catalogue.all())) == len(products)
 
 
+def test_a_products_own_objective_is_kept(products: tuple[Product, ...]) -> None:
+    catalogue = Catalogue(Hashes())
+    terms = products[0].model_dump()
+    assert "objective" not in terms, "as before for a product that states none"
+    own = Product(**terms, objective={"growth": 1, "margin": 3})  # type: ignore[arg-type]
+    run(catalogue.put(own))
+    kept = run(catalogue.get(own.product_id))
+    assert kept == own
+    assert own.model_dump()["objective"] == "0.75 margin + 0.25 growth"
+
+
 def test_no_products_are_no_command() -> None:
     catalogue = Catalogue(Hashes())
     run(catalogue.seed(()))

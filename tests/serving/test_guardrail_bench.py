@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from serving.bench.guardrails import breaches_of, guard, situation
-from training.pricing_policy import GUARDRAILS
+from training.pricing_policy import GUARDRAILS, NO_FRAUD, FraudLoss
 
 SITUATIONS = 40
 
@@ -39,8 +39,9 @@ def test_a_breach_is_told_by_its_name() -> None:
     )
     nothing = np.array([np.nan])
     here = replace(
-        here, policy=policy, objective="margin", terms=terms, last=nothing, day=nothing, held=nothing
-    )
+        here, policy=policy, objective="margin", terms=terms, last=nothing, day=nothing, held=nothing,
+        fraud=NO_FRAUD,
+    )  # fmt: skip
 
     def broken(price: float, **past: float) -> list[str]:
         known = replace(here, **{name: np.array([value]) for name, value in past.items()})
@@ -49,6 +50,14 @@ def test_a_breach_is_told_by_its_name() -> None:
     assert broken(50.5, last=50.0, day=50.0) == []
     assert broken(39.5) == ["FLOOR"], "half the price is margin from 40 on"
     assert broken(80.5) == ["CEILING"]
+    kept = policy.model_copy(update={"growth_margin_floor": 0.6})
+    mixed = replace(here, policy=kept, objective="0.9 revenue + 0.1 growth")
+    assert not breaches_of(mixed, np.array([50.0]))["FLOOR"][0]
+    assert breaches_of(mixed, np.array([49.5]))["FLOOR"][0], "a mix with growth keeps growth's margin"
+    risky = replace(mixed, fraud=FraudLoss(np.array([0.1]), 1.0, 10.0))
+    assert not breaches_of(risky, np.array([70.0]))["FLOOR"][0], "20 + 1 over what 60 % and 10 % leave"
+    assert breaches_of(risky, np.array([69.5]))["FLOOR"][0]
+    assert not breaches_of(replace(risky, objective="margin"), np.array([40.0]))["FLOOR"][0]
     assert broken(56.5, last=50.0) == ["MAX_STEP"]
     assert broken(44.5, last=48.0, day=50.0) == ["MAX_DAY_STEP"]
     assert broken(80.0, last=100.0, day=50.0) == [], "the ceiling makes it go so far"

@@ -1,6 +1,7 @@
 """Quotes by models whose demand is known."""
 
 import random
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,12 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from features.pricing import OUTCOME, PRICING, PRODUCT, QUOTE, event_values
 from features.state import Events, Floats, States, fold
-from infra.settings import Objective, PricingPolicy, Product
+from infra.objectives import canonical
+from infra.settings import Objective, PricingPolicy, Product, load
 from ingestion.events import Quote, QuoteRequest
 from serving.pricing import BASELINE, Held, Known, Policy, quote
 from training.bid_prices import BidPrices
@@ -76,7 +79,7 @@ def never() -> Numbers:
     return Numbers(0.0)
 
 
-def asked(objective: Objective | None = None, **context: float) -> QuoteRequest:
+def asked(objective: Objective | dict[str, float] | None = None, **context: float) -> QuoteRequest:
     body: dict[str, Any] = {"quote_id": "q-1", "event_time": "2026-03-01T12:00:00Z", "product_id": "p-1"}
     body |= {"segment": "web", "context": context, "objective": objective}
     return QuoteRequest.model_validate_json(orjson.dumps(body))
@@ -136,6 +139,109 @@ def test_the_request_may_choose_the_objective(objective: Objective, price: float
     answer = quote(asked(objective), Known(SHOES, COLD), KnownDemand(-1.5, doubt), POLICY, never())
     assert answer["objective"] == objective
     assert abs(answer["price"] - price) <= 0.6
+
+
+def priced(product: Product, objective: Objective | dict[str, float] | None = None) -> dict[str, Any]:
+    """At an elasticity of -1.5 margin's best is 60, and less and less the more revenue weighs."""
+    doubt = Doubt(DOUBT.log_odds, 0.2, lowest=0.63, highest=1.5, units_per_sale=1.0)
+    return quote(asked(objective), Known(product, COLD), KnownDemand(-1.5, doubt), POLICY, never())
+
+
+def test_the_request_may_mix_objectives() -> None:
+    """Of 0.7 margin and 0.3 revenue a unit costs 0.7 times as much: the best price is 42."""
+    answer = priced(SHOES, {"revenue": 3, "margin": 7})
+    assert answer["objective"] == "0.7 margin + 0.3 revenue"
+    assert abs(answer["price"] - 42.0) <= 0.6
+    assert priced(SHOES, answer["objective"])["price"] == answer["price"], "as it is told, so it may be asked"
+    event = Quote.model_validate_json(orjson.dumps(answer))
+    assert event.objective == "0.7 margin + 0.3 revenue"
+
+
+def test_a_product_may_state_its_own_objective() -> None:
+    """The request's word goes before it, and it before the policy's."""
+    own = SHOES.model_copy(update={"objective": canonical({"margin": 7, "revenue": 3})})
+    assert [priced(each, wish)["objective"] for each in (SHOES, own) for wish in (None, "revenue")] == [
+        "margin", "revenue", "0.7 margin + 0.3 revenue", "revenue",
+    ]  # fmt: skip
+    assert abs(priced(own)["price"] - 42.0) <= 0.6
+
+
+@pytest.mark.parametrize(
+    "objective", ["glory", {"margin": -1, "revenue": 2}, {"glory": 1}, {"margin": 0}, {}, ["margin"], 3]
+)
+def test_what_is_no_objective_is_no_request(objective: Any) -> None:
+    with pytest.raises(ValidationError, match=r"objective\s+Value error, expected "):
+        asked(objective)
+
+
+def test_the_schema_tells_what_an_objective_may_be() -> None:
+    one, _ = QuoteRequest.model_json_schema()["properties"]["objective"]["anyOf"]
+    names, word, mix = one["anyOf"]
+    assert names["enum"] == ["margin", "revenue", "growth"]
+    assert re.fullmatch(word["pattern"], canonical({"margin": 1, "growth": 2}))
+    assert set(mix["properties"]) == set(names["enum"])
+
+
+RISKY = Policy(
+    RULES.model_copy(update={"fraud_loss": True}),
+    "v1",
+    load().fraud.model_copy(update={"chargeback_fee": 15.0, "loss_share": 1.0}),
+)
+OPEN = replace(RISKY, rules=RISKY.rules.model_copy(update={"fraud_probability_personal": False}))
+
+
+def risky(policy: Policy = RISKY, share: float | None = 0.1, **context: float) -> dict[str, Any]:
+    known = Known(SHOES, COLD, fraud_share=share)
+    return quote(asked(None, **context), known, KnownDemand(), policy, never())
+
+
+def test_margin_may_be_less_the_loss_to_fraud() -> None:
+    """At an elasticity of -2: twice the cost and a tenth of a fee, over the nine tenths that pay."""
+    answer = risky()
+    assert abs(answer["price"] - 2 * (20.0 + 1.5) / 0.9) <= 0.5
+    assert answer["fraud_probability"] == 0.1
+    units, price = answer["expected"]["units"], answer["price"]
+    assert answer["expected"]["fraud_loss"] == pytest.approx(units * 0.1 * (price + 15.0), abs=1e-5)
+    assert answer["expected"]["margin"] == pytest.approx(units * (price - 20.0), abs=1e-5)
+    assert Quote.model_validate_json(orjson.dumps(answer)).fraud_probability == 0.1
+
+
+def test_without_the_setting_no_price_knows_of_fraud() -> None:
+    off = replace(RISKY, rules=RULES)
+    plain = risky(off, fraud_probability=0.9)
+    assert plain["price"] == risky(off, None)["price"] == risky(RISKY, 0.0)["price"]
+    assert "fraud_probability" not in plain
+    assert "fraud_loss" not in plain["expected"]
+
+
+def test_a_share_of_fraud_that_nobody_knows_takes_nothing_away() -> None:
+    answer = risky(share=None)
+    assert answer["price"] == risky(replace(RISKY, rules=RULES))["price"]
+    assert answer["fraud_probability"] is None
+    assert answer["expected"]["fraud_loss"] is None
+
+
+@pytest.mark.parametrize("who", [0.0, 0.02, 0.9])
+def test_no_price_knows_how_likely_this_shopper_is_a_fraud_unless_the_policy_says_so(who: float) -> None:
+    answer = risky(fraud_probability=who)
+    assert answer["fraud_probability"] == 0.1, "of all sales"
+    same = ("price", "propensity", "expected", "raw_price", "demand_curve")
+    assert [answer[name] for name in same] == [risky()[name] for name in same]
+    personal = replace(RISKY, rules=RISKY.rules.model_copy(update={"use_personal": True}))
+    for policy in (OPEN, personal):
+        assert risky(policy, fraud_probability=who)["fraud_probability"] == who
+    assert risky(OPEN)["fraud_probability"] == 0.1, "where the request says nothing"
+
+
+def test_a_likely_fraud_is_asked_more() -> None:
+    prices = [risky(OPEN, fraud_probability=who)["price"] for who in (0.0, 0.05, 0.2)]
+    assert prices == sorted(set(prices))
+
+
+@pytest.mark.parametrize("given", [1.5, -0.1, "much", True])
+def test_a_probability_that_is_none_is_refused(given: Any) -> None:
+    with pytest.raises(ValidationError, match="expected fraud_probability from 0 to 1, came"):
+        asked(None, fraud_probability=given)
 
 
 def test_growth_keeps_its_margin() -> None:
@@ -341,10 +447,14 @@ money = st.floats(0.01, 1e6)
     st.dictionaries(
         st.sampled_from(["inventory", "competitor_price", "hours_to_departure", "x"]), st.floats(-1e9, 1e9)
     ),
-    st.sampled_from(["margin", "revenue", "growth", None]),
+    st.sampled_from(["margin", "revenue", "growth", None])
+    | st.fixed_dictionaries(
+        {"margin": st.floats(0, 9), "revenue": st.floats(0, 9), "growth": st.floats(1, 9)}
+    ),
     st.floats(-5, 0),
     st.booleans(),
     st.integers(0, 2**32),
+    st.none() | st.floats(0, 1),
 )
 def test_whatever_comes_the_answer_is_whole_and_inside_the_rules(
     prices: tuple[float, float, float],
@@ -352,10 +462,11 @@ def test_whatever_comes_the_answer_is_whole_and_inside_the_rules(
     step: float,
     last: float | None,
     context: dict[str, float],
-    objective: Objective | None,
+    objective: Objective | dict[str, float] | None,
     elasticity: float,
     degraded: bool,
     seed: int,
+    share: float | None,
 ) -> None:
     floor, list_price, ceiling = sorted(prices)
     terms = {
@@ -366,8 +477,9 @@ def test_whatever_comes_the_answer_is_whole_and_inside_the_rules(
         "max_step": step,
     }
     product = SHOES.model_copy(update=terms)
-    known = Known(product, COLD if last is None else shown(last), degraded)
-    answer = quote(asked(objective, **context), known, KnownDemand(elasticity), POLICY, random.Random(seed))
+    known = Known(product, COLD if last is None else shown(last), degraded, fraud_share=share)
+    policy = POLICY if share is None else RISKY
+    answer = quote(asked(objective, **context), known, KnownDemand(elasticity), policy, random.Random(seed))
     assert floor <= answer["price"] <= ceiling
     event = Quote.model_validate_json(orjson.dumps(answer))
     assert event.price == answer["price"]

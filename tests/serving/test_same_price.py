@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.settings import PricingPolicy, load
+from infra.settings import PricingPolicy, Product, load
 from ingestion.events import QuoteRequest
 from serving.pricing import Held
 from serving.same_price import SameContext
@@ -47,6 +47,43 @@ def test_another_quote_of_the_same_context() -> None:
 )
 def test_another_context(changes: dict[str, Any]) -> None:
     assert not same(asked(), asked(**changes))
+
+
+def key(request: QuoteRequest, own: str | None) -> tuple[bool, Any]:
+    """Whether a product's own objective made another context, and the context."""
+    product: Product = load().catalogue[0].model_copy(update={"objective": own})
+    context = SameContext(request, WINDOW)
+    return context.turned_by(product), context.asking
+
+
+def test_the_products_own_objective_is_part_of_the_context() -> None:
+    """`margin` is the policy's."""
+    assert key(asked(), None) == (False, SameContext(asked(), WINDOW).asking)
+    assert key(asked(), "margin") == key(asked(), None)
+    turned, asking = key(asked(), "revenue")
+    assert turned
+    assert asking == key(asked(objective="revenue"), None)[1] != key(asked(), None)[1]
+    assert key(asked(objective="margin"), "revenue") == key(asked(), None), "the request's goes before it"
+
+
+def test_mixes_that_say_the_same_are_the_same() -> None:
+    assert same(
+        asked(objective={"margin": 7, "revenue": 3}), asked(objective={"revenue": 0.3, "margin": 0.7})
+    )
+    assert not same(
+        asked(objective={"margin": 7, "revenue": 3}), asked(objective={"margin": 7, "revenue": 4})
+    )
+
+
+@pytest.mark.parametrize(("personal", "one"), [(True, True), (False, False)])
+def test_shoppers_of_other_risk_have_one_context_where_no_price_may_tell_them_apart(
+    personal: bool, one: bool
+) -> None:
+    rules = WINDOW.model_copy(update={"fraud_loss": True, "fraud_probability_personal": personal})
+    good, bad = (asked(context={"inventory": 12, "fraud_probability": each}) for each in (0.01, 0.3))
+    assert same(good, bad, rules) == same(good, asked(context={"inventory": 12}), rules) == one
+    assert same(good, good, rules)
+    assert same(good, bad), "no price asks"
 
 
 @given(st.sampled_from(["web", "app", "seniors"]), st.floats(-1e9, 1e9))

@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -66,6 +66,8 @@ def policy(**changed: Any) -> PricingPolicy:
 
 
 PRESENT = policy()
+COSTS = load().fraud
+MIX = "0.7 margin + 0.3 revenue"
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,26 @@ def described(model: DemandModel, **changed: Any) -> DemandModel:
     return found
 
 
-def answered(model: DemandModel | None) -> Log:
+@dataclass(frozen=True)
+class Seller:
+    """What quotes."""
+
+    model: DemandModel | None
+    rules: PricingPolicy = PRESENT
+    products: Mapping[str, Product] = field(default_factory=lambda: PRODUCTS)
+    fraud_share: float | None = None
+
+
+def answered(seller: Seller, days: int = DAYS) -> Log:
     """Quote after quote as the API answers, with the states as the stream folds them, and the outcomes."""
-    asked = MARKET.quotes(DAYS)
+    asked = MARKET.quotes(days)
     known_us = MARKET.outcome_time_us(asked)
     states = States.cold(PRODUCT, len(PRODUCTS))
     answers: list[dict[str, Any]] = []
     settled: list[dict[str, Any]] = []
     for position, (time_us, row, is_quote) in enumerate(in_order(asked, known_us)):
         if is_quote:
-            answers.append(answer(asked, row, states, model) | places(position))
+            answers.append(answer(asked, row, states, seller) | places(position))
             price, units = answers[row]["price"], np.nan
         else:
             price = answers[row]["price"]
@@ -129,22 +141,23 @@ def bought(asked: Asked, row: int, price: float) -> float:
     return float(MARKET.purchase(take(asked, slice(row, row + 1)), np.array([price]))[0])
 
 
-def answer(asked: Asked, row: int, states: States, model: DemandModel | None) -> dict[str, Any]:
+def answer(asked: Asked, row: int, states: States, seller: Seller) -> dict[str, Any]:
     time_us, product = int(asked.event_time_us[row]), int(asked.product[row])
     request = {
         "quote_id": asked.quote_id[row],
         "event_time": datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(),
         "product_id": asked.product_id[row],
         "segment": asked.segment[row],
-        "context": {"competitor_price": float(asked.competitor_price[row])},
+        "context": {"competitor_price": float(asked.competitor_price[row])} | shopper(row),
         "objective": "revenue" if row % 10 == 0 else None,
     }
-    known = Known(PRODUCTS[asked.product_id[row]], states.columns[[product]].copy())
+    state = states.columns[[product]].copy()
+    known = Known(seller.products[asked.product_id[row]], state, fraud_share=seller.fraud_share)
     found = quote(
         QuoteRequest.model_validate_json(orjson.dumps(request)),
         known,
-        model,
-        Policy(PRESENT, "v1"),
+        seller.model,
+        Policy(seller.rules, "v1", COSTS),
         Random(request["quote_id"]),
     )
     row_of = {name: each for name, each in found.items() if name in SCHEMAS[QUOTES].names}
@@ -153,6 +166,11 @@ def answer(asked: Asked, row: int, states: States, model: DemandModel | None) ->
         "context": orjson.dumps(found["context"]).decode(),
         "model_version": found["model"]["version"],
     }
+
+
+def shopper(row: int) -> dict[str, float]:
+    """Every other request tells how likely its shopper is a fraud."""
+    return {"fraud_probability": 0.01 * (row % 20)} if row % 2 else {}
 
 
 def outcome(answer: dict[str, Any], time_us: int, units: float) -> dict[str, Any]:
@@ -166,13 +184,13 @@ def places(position: int) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def log(model: DemandModel) -> Log:
-    return answered(model)
+    return answered(Seller(model))
 
 
 @pytest.fixture(scope="module")
 def plain() -> Log:
     """Quoted without a model."""
-    return answered(None)
+    return answered(Seller(None))
 
 
 def tried(log: Log, model: DemandModel | None, **changed: Any) -> PricingBacktest:
@@ -187,6 +205,76 @@ def test_every_propensity_comes_out_again(log: Log, plain: Log, model: DemandMod
         found = tried(each, by)
         assert found.quotes > 2_000
         assert sum(found.left_out.values()) == 0
+
+
+MIXED = policy(objective=MIX)
+OWN = {
+    name: product.model_copy(update={"objective": "0.5 margin + 0.5 growth" if name == "p-1" else None})
+    for name, product in PRODUCTS.items()
+}
+
+
+@pytest.mark.parametrize("open_to_all", [True, False])
+def test_mixes_own_objectives_and_fraud_come_out_again_too(model: DemandModel, open_to_all: bool) -> None:
+    """What the price knew of fraud is in the log; the champion's share of today is another."""
+    rules = MIXED.model_copy(update={"fraud_loss": True, "fraud_probability_personal": not open_to_all})
+    log = answered(Seller(model, rules, OWN, fraud_share=0.045), days=2)
+    past, left = log.past(OWN)
+    assert set(past.objective) == {MIX, "0.5 margin + 0.5 growth", "revenue"}
+    own = {round(0.01 * n, 3) for n in range(1, 20, 2)} if open_to_all else set()
+    assert set(past.fraud_probability.round(3)) == {0.045} | own
+    quoted, new = Pricer(rules, model, COSTS), Pricer(rules, model, COSTS, fraud_share=0.2)
+    found = judged(past, {"1": quoted}, new, rules, left)
+    assert found.left_out["whose propensity does not come out again"] == 0
+    assert (compared(past, {"1": quoted}, new, rules).weight == 1.0).all(), "the same policy"
+    lost = new.fraud(past).expected(past.price)
+    gain = 0.7 * (past.price - past.terms.unit_cost - lost) + 0.3 * past.price
+    assert found.judged.logged.value == pytest.approx(float((gain * past.units).mean()))
+    assert found.measure == f"{MIX} after fraud"
+
+
+def test_a_policy_may_learn_of_fraud_as_far_as_it_is_allowed_to(log: Log, model: DemandModel) -> None:
+    """The log's prices knew nothing of it."""
+    past, _ = log.past()
+    assert np.isnan(past.fraud_probability).all()
+    knowing = Pricer(policy(fraud_loss=True), model, COSTS, fraud_share=0.03)
+    assert (knowing.fraud(past).probability == 0.03).all()
+    asking = replace(knowing, rules=policy(fraud_loss=True, fraud_probability_personal=False))
+    told = past.shopper_probability
+    assert 0.4 < np.isnan(told).mean() < 0.6
+    expected = np.where(np.isnan(told), 0.03, told)
+    np.testing.assert_array_equal(asking.fraud(past).probability, expected)
+    used = replace(past, fraud_probability=expected)
+    np.testing.assert_array_equal(knowing.fraud(used).probability, np.full(len(past), 0.03))
+    assert (Pricer(PRESENT, model, COSTS, 0.03).fraud(past).probability == 0.0).all()
+
+
+def test_a_mix_is_judged_by_its_parts_together(log: Log, model: DemandModel) -> None:
+    found = tried(log, model, objective=MIX)
+    assert found.measure == MIX
+    assert found.as_json()["objective"] == MIX
+    assert found.judged == found.by_measure[MIX]
+    parts = {name: found.by_measure[name] for name in ("margin", "revenue")}
+    for estimator, mixed in found.judged.estimates.items():
+        margin, revenue = (parts[name].estimates[estimator].worth.value for name in ("margin", "revenue"))
+        assert mixed.worth.value == pytest.approx(0.7 * margin + 0.3 * revenue, rel=1e-6), estimator
+    grown = tried(log, model, objective="0.5 margin + 0.5 growth", exploration_share=0.3)
+    past, _ = log.past()
+    list_money = float((past.units * past.terms.list_price).mean())
+    expected = 0.5 * grown.by_measure["margin"].logged.value + 0.5 * list_money
+    assert grown.judged.logged.value == pytest.approx(expected)
+
+
+def test_another_policy_leaves_a_products_own_objective(log: Log, model: DemandModel) -> None:
+    """The log is read as if p-1 had stated the policy's objective itself."""
+    stated = {name: product.model_copy(update={"objective": "margin"}) for name, product in PRODUCTS.items()}
+    past, left = log.past({**PRODUCTS, "p-1": stated["p-1"]})
+    quoted, new = {"1": Pricer(PRESENT, model)}, Pricer(policy(objective="revenue"), model)
+    weight = compared(past, quoted, new, PRESENT).weight
+    mine = past.product == "p-1"
+    assert (weight[mine] == 1.0).all()
+    assert (weight[~mine & (past.objective == "margin")] != 1.0).any()
+    assert judged(past, quoted, new, PRESENT, left).left_out["whose propensity does not come out again"] == 0
 
 
 def test_the_policy_of_the_settings_gains_nothing(log: Log, model: DemandModel) -> None:
@@ -416,6 +504,14 @@ def test_the_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["conclusion"] in ("better", "no difference seen")
     assert any("gave no catalogue" in note for note in found["notes"])
 
+    file.write_text("[pricing]\nobjective = {margin = 0.7, revenue = 0.3}\nfraud_loss = true\n")
+    assert cli.run(["backtest", "pricing", "--policy", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["objective"], found["judged_by"]) == (MIX, f"{MIX} after fraud")
+    assert found["conclusion"] in ("better", "worse", "no difference seen", "cannot be judged")
+    assert any("no fraud champion knows" in note for note in found["notes"])
+
+    file.write_text("[pricing]\nexploration_share = 0.1\n")
     assert cli.run(["backtest", "pricing", "--policy", str(file), "--days", "4"]) == 0
     shown = capsys.readouterr().out
     assert "doubly robust" in shown
@@ -451,6 +547,7 @@ def test_the_catalogue_is_that_of_the_api(
     ("text", "reason"),
     [
         ("[pricing]\nexploration_share = 2\n", "new.toml:2: pricing.exploration_share: "),
+        ("[pricing]\nobjective = {glory = 1}\n", "new.toml:2: pricing.objective: expected 'margin'"),
         ("[pricing]\nexplore = 0.1\n", "new.toml:2: pricing.explore: there is no such setting"),
         ("[fraud]\nreview_cost = 77\n", "expected only [pricing], came fraud too"),
         ("[pricing\n", "new.toml: expected TOML"),

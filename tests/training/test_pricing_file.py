@@ -97,6 +97,22 @@ def test_a_price_for_every_row_in_order(tmp_path: Path, chosen: Settings) -> Non
     evaluate(chosen, asked(tmp_path, rows, mapping, objective="revenue", **options))
     assert np.mean(pq.read_table(out)["recommended_price"].to_numpy() == 1.5) > 0.9
 
+    evaluate(chosen, asked(tmp_path, rows, mapping, objective="0.5 margin + 0.5 revenue", **options))
+    mixed = pq.read_table(out)["recommended_price"].to_numpy()
+    assert np.mean(mixed == np.where(cost == 2.0, 2.0, 1.5)) > 0.9, "as if a unit cost half as much"
+
+
+def test_objectives_that_a_table_cannot_tell_are_refused(tmp_path: Path, chosen: Settings) -> None:
+    for objective, reason in (
+        ("0.5 revenue + 0.5 growth", "growth weighs units by the list price"),
+        ("0.5 margin + 0.5 revenue", "needs the cost of every row"),
+        ("glory", "expected an objective, margin, revenue or growth, or a mix such as"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            evaluate(
+                chosen, asked(tmp_path, sales(300), objective=objective, out=tmp_path / "prices.parquet")
+            )
+
 
 def test_margin_without_costs_is_refused(tmp_path: Path, chosen: Settings) -> None:
     options = asked(tmp_path, sales(300), objective="margin", out=tmp_path / "prices.parquet")

@@ -5,9 +5,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from infra.settings import Objective, PricingPolicy
+from infra.objectives import canonical, weights
+from infra.settings import FraudPolicy, Objective, PricingPolicy, load
+from training.fraud_policy import APPROVE, expected_costs
 from training.pricing_policy import (
     GUARDRAILS,
+    NO_FRAUD,
+    FraudLoss,
     Limits,
     Offers,
     Terms,
@@ -17,10 +21,12 @@ from training.pricing_policy import (
     guarded,
     least_price,
     limits,
+    margin,
     margin_share,
     offers,
     repeated,
     trials,
+    value,
     worth,
 )
 
@@ -38,7 +44,13 @@ POLICY = PricingPolicy(
 
 any_float = st.floats(allow_nan=True, allow_infinity=True)
 amount = st.floats(0.01, 1e6)
-objectives = st.sampled_from(["margin", "revenue", "growth"])
+mixes = st.dictionaries(st.sampled_from(["margin", "revenue", "growth"]), st.floats(0.01, 1), min_size=1).map(
+    canonical
+)
+objectives = st.sampled_from(["margin", "revenue", "growth"]) | mixes
+losses = st.just(NO_FRAUD) | st.builds(
+    FraudLoss, st.floats(0, 1).map(lambda share: np.array([share])), st.floats(0, 1), st.floats(0, 1e6)
+)
 
 
 @st.composite
@@ -97,22 +109,27 @@ def outside(price: float, low: float, high: float) -> float:
 
 
 @settings(max_examples=500)
-@given(terms(), policies(), objectives, any_price, any_price, any_price, any_float, any_float, units)
+@given(terms(), policies(), objectives, any_price, any_price, any_price, any_float, any_float, units, losses)
 @example(
     Terms(*(np.array([each]) for each in (10.0, 9.0, 8.0, 12.0, 0.5))),
-    POLICY, "margin", 2.0, np.nan, np.nan, 3.0, 3.0, 0.99,
+    POLICY, "margin", 2.0, np.nan, np.nan, 3.0, 3.0, 0.99, NO_FRAUD,
 )  # fmt: skip
 @example(
     Terms(*(np.array([each]) for each in (10.0, 9.0, 8.0, 12.0, 0.5))),
-    POLICY, "margin", 1.7e308, 1.7e308, -1.7e308, -1.7e308, 1.7e308, 0.99,
+    POLICY, "margin", 1.7e308, 1.7e308, -1.7e308, -1.7e308, 1.7e308, 0.99, NO_FRAUD,
 )  # fmt: skip
 @example(
     Terms(*(np.array([each]) for each in (1.0, 0.0, 1.0, 1.0, 1.0))),
-    POLICY, "margin", 1.7976931330646228e308, 1.0, 1.0, 0.0, 0.0, 0.0,
+    POLICY, "margin", 1.7976931330646228e308, 1.0, 1.0, 0.0, 0.0, 0.0, NO_FRAUD,
 )  # fmt: skip
 @example(
     Terms(*(np.array([each]) for each in (60.0, 9.0, 8.0, 200.0, 50.0))),
-    POLICY, "margin", 100.0, 50.0, np.nan, 3.0, 199.0, 0.1,
+    POLICY, "margin", 100.0, 50.0, np.nan, 3.0, 199.0, 0.1, NO_FRAUD,
+)  # fmt: skip
+@example(
+    Terms(*(np.array([each]) for each in (60.0, 9.0, 8.0, 200.0, 50.0))),
+    POLICY, "0.9 revenue + 0.1 growth", 10.0, 10.0, np.nan, 3.0, 3.0, 0.1,
+    FraudLoss(np.array([0.5]), 1.0, 15.0),
 )  # fmt: skip
 def test_no_input_breaks_a_guardrail(
     product: Terms,
@@ -124,8 +141,9 @@ def test_no_input_breaks_a_guardrail(
     raw: float,
     other: float,
     draw: float,
+    fraud: FraudLoss,
 ) -> None:
-    within = limits(product, np.array([last]), objective, policy, np.array([day]))
+    within = limits(product, np.array([last]), objective, policy, np.array([day]), fraud)
     wanted = np.array([[raw, other]])
     offered = offers(wanted, trials(within, policy), within, policy)
     np.testing.assert_allclose(offered.chance.sum(), 1.0)
@@ -133,9 +151,15 @@ def test_no_input_breaks_a_guardrail(
     price = float(chosen.price[0])
 
     assert product.floor[0] <= price <= product.ceiling[0]
-    kept = max(policy.min_margin_share, policy.growth_margin_floor if objective == "growth" else 0.0)
-    least = min(max(least_price(product.unit_cost, kept)[0], product.floor[0]), product.ceiling[0])
+    grows = "growth" in weights(objective)
+    least = least_price(product.unit_cost, policy.min_margin_share)[0]
+    if grows:
+        least = max(least, least_price(product.unit_cost, policy.growth_margin_floor, fraud)[0])
+    least = min(max(least, product.floor[0]), product.ceiling[0])
     assert price >= least
+    if grows and price < product.ceiling[0]:
+        share = margin_share(np.array([price]), product.unit_cost, fraud)[0]
+        assert share >= policy.growth_margin_floor - 1e-9 * (1 + product.unit_cost[0] / price)
     least, ceiling = float(least), float(product.ceiling[0])  # whose sums may be infinite without a warning
     step = reach(last, policy.max_step_share, policy, product.max_step[0])
     forced = max(step[0] - ceiling, least - step[1], 0.0)
@@ -291,6 +315,96 @@ def test_objectives_choose_what_they_say() -> None:
     assert chosen("revenue") == 12.0
     assert chosen("margin") == 20.0
     assert chosen("growth") == 12.0, "10.0 sells more, but leaves only 5 % margin"
+
+
+PRICES = np.array([[10.0, 12.0, 14.0, 20.0]])
+CHANCE = np.array([[0.9, 0.8, 0.5, 0.3]])
+COST = np.array([9.5])
+
+
+def test_a_mix_lies_between_its_parts() -> None:
+    """By hand: at 10, 12, 14 and 20 margin is .45, 2, 2.25, 3.15, revenue 9, 9.6, 7, 6."""
+
+    def chosen(objective: Objective) -> float:
+        return float(best(PRICES, worth(PRICES, CHANCE, COST, objective, POLICY, list_price=15.0))[0])
+
+    mixed = worth(PRICES, CHANCE, COST, "0.7 margin + 0.3 revenue", POLICY)
+    np.testing.assert_allclose(mixed, [[3.015, 4.28, 3.675, 4.005]])
+    assert chosen("0.7 margin + 0.3 revenue") == 12.0
+    assert chosen("0.8 margin + 0.2 revenue") == 20.0
+    assert chosen("0.5 margin + 0.5 growth") == 12.0, "0.8 units more weigh 12, and 10.0 leaves 5 % margin"
+    assert chosen("0.99 margin + 0.01 growth") == 20.0
+
+
+@given(mixes, amount, st.floats(0, 100), st.floats(0, 1e4))
+def test_a_mix_is_worth_its_parts_by_their_shares(
+    mix: Objective, price: float, units: float, later: float
+) -> None:
+    of = np.array([price]), np.array([units]), np.array([7.0])
+    parts = {name: value(*of, name, list_price=30.0)[0] for name in ("margin", "revenue", "growth")}
+    expected = sum(share * parts[name] for name, share in weights(mix).items()) - later * units
+    found = value(*of, mix, later, 30.0)[0]
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * (1 + price + later) * (1 + units))
+
+
+def test_growth_alone_is_units_and_in_a_mix_units_at_the_list_price() -> None:
+    assert value(PRICES, CHANCE, COST, "growth").tolist() == CHANCE.tolist()
+    mixed = value(PRICES, CHANCE, COST, "0.5 revenue + 0.5 growth", list_price=40.0)
+    np.testing.assert_allclose(mixed, CHANCE * (0.5 * PRICES + 0.5 * 40.0))
+
+
+@given(mixes.filter(lambda mix: "growth" in mix), st.floats(0, 1e3), losses)
+def test_a_mix_with_growth_takes_no_price_that_leaves_too_little(
+    mix: Objective, later: float, fraud: FraudLoss
+) -> None:
+    worths = worth(PRICES, CHANCE, COST, mix, POLICY, later, 15.0, fraud.of_rows)
+    keeps = margin_share(PRICES, COST, fraud.of_rows) >= POLICY.growth_margin_floor
+    if keeps.any() and not keeps.all():
+        assert worths[keeps].min() > worths[~keeps].max()
+    missing = margin_share(PRICES, COST, fraud.of_rows)[~keeps]
+    assert (np.diff(worths[~keeps]) >= 0).all() == (np.diff(missing) >= 0).all(), "the nearest is the best"
+
+
+def test_the_margin_of_a_sale_is_less_its_loss_to_fraud() -> None:
+    """Of a hundred sales at 50 of what costs 30, two are frauds: 98 earn 20, two lose 30 and a fee of 15."""
+    fraud = FraudLoss(np.array([0.02]), 1.0, 15.0)
+    price, cost = np.array([50.0]), np.array([30.0])
+    assert margin(price, cost, fraud)[0] == pytest.approx((98 * 20 - 2 * (30 + 15)) / 100)
+    assert margin(price, cost, FraudLoss(np.array([1.0]), 1.0, 15.0))[0] == -45.0
+    assert margin(price, cost)[0] == 20.0
+    assert margin_share(price, cost, fraud)[0] == pytest.approx(margin(price, cost, fraud)[0] / 50)
+    least = least_price(cost, 0.1, fraud)
+    assert margin_share(least, cost, fraud)[0] == pytest.approx(0.1)
+    assert least_price(cost, 0.5, FraudLoss(np.array([0.5]), 1.0, 0.0))[0] == np.inf
+
+
+FRAUD_COSTS: FraudPolicy = load().fraud
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 100), amount)
+def test_the_loss_is_what_the_fraud_policy_expects_of_approving(
+    probability: float, share: float, fee: float, price: float
+) -> None:
+    costs = FRAUD_COSTS.model_copy(update={"loss_share": share, "chargeback_fee": fee})
+    likely, paid = np.array([probability]), np.array([price])
+    expected = expected_costs(likely, paid, costs)[0, APPROVE]
+    assert FraudLoss.of(likely, costs).expected(paid)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_fraud_makes_margin_dearer_and_leaves_revenue_alone() -> None:
+    """At a constant elasticity of -2 margin's best price is twice the unit's cost over what fraud leaves."""
+    prices = np.linspace(10.0, 100.0, 901)[None]
+    chance = prices**-2.0
+    lossy = FraudLoss(np.array([[0.1]]), 1.0, 15.0)
+
+    def chosen(objective: Objective, fraud: FraudLoss) -> float:
+        return float(best(prices, worth(prices, chance, np.array([20.0]), objective, POLICY, fraud=fraud))[0])
+
+    assert chosen("margin", NO_FRAUD) == pytest.approx(40.0, abs=0.06)
+    assert chosen("margin", lossy) == pytest.approx(2 * (20.0 + 1.5) / 0.9, abs=0.06)
+    assert chosen("revenue", lossy) == chosen("revenue", NO_FRAUD)
+    assert chosen("growth", NO_FRAUD) == pytest.approx(20.0 / 0.9, abs=0.1)
+    assert chosen("growth", lossy) == pytest.approx(21.5 / 0.8, abs=0.1), "the floor is of the same margin"
 
 
 def test_growth_without_any_price_that_keeps_the_margin_takes_the_nearest() -> None:
