@@ -188,18 +188,18 @@ def _is_price(value: Floats) -> Flags:
 def _least(here: Situation) -> Floats:
     """Floor, or cost with its margin; the ceiling if that is less."""
     cost, floor = (np.where(np.isnan(each), 0.0, each) for each in (here.terms.unit_cost, here.terms.floor))
-    least: Floats = np.maximum(np.maximum(floor, _leaving(cost, here.policy.min_margin_share)), 0.0)
+    least: Floats = np.maximum(np.maximum(floor, _leaving(cost, 1 - here.policy.min_margin_share)), 0.0)
     if "growth" in here.objective:
         lost, fees = here.fraud.probability * here.fraud.loss_share, here.fraud.probability * here.fraud.fee
         known = np.where(np.isnan(here.terms.unit_cost), 0.0, cost + fees)
-        least = np.maximum(least, _leaving(known, here.policy.growth_margin_floor + lost))
+        least = np.maximum(least, _leaving(known, 1 - here.policy.growth_margin_floor - lost))
     return np.minimum(least, here.terms.ceiling)
 
 
 def _leaving(cost: Floats, share: float | Floats) -> Floats:
-    """Price of which a share is left above the cost; infinite if it can't be."""
+    """Price of which this share pays the cost; infinite if none can."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return np.where(np.asarray(share) < 1, cost / (1 - share), np.inf)
+        return np.where(np.asarray(share) > 0, cost / np.asarray(share), np.inf)
 
 
 def _step(of: Floats, share: float, point: float, most: Floats) -> Range:

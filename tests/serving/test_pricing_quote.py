@@ -306,6 +306,13 @@ def test_revenue_weighs_what_a_unit_would_earn_and_growth_does_not() -> None:
     assert seats("growth", **scarce)["opportunity_cost"] == 0.0
 
 
+def test_a_mix_weighs_what_a_unit_would_earn_by_its_parts() -> None:
+    """Both parts that have a bid price would earn 10, growth nothing."""
+    scarce = {"inventory": 1.0, "hours_to_departure": 5.0}
+    assert seats(canonical({"margin": 1, "revenue": 1}), **scarce)["opportunity_cost"] == 10.0
+    assert seats(canonical({"margin": 1, "revenue": 1, "growth": 2}), **scarce)["opportunity_cost"] == 5.0
+
+
 def test_the_floor_and_the_margin_told_know_nothing_of_the_opportunity_cost() -> None:
     answer = seats("margin", inventory=1.0, hours_to_departure=10.0)
     margin = answer["expected"]["units"] * (answer["price"] - SHOES.unit_cost)

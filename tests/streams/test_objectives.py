@@ -1,22 +1,48 @@
 """Objectives over the real API: what is asked, told, published, kept, and refused."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import orjson
 import pytest
 
+from features.fraud import FRAUD
 from ingestion.history import QUOTES as QUOTES_TABLE
 from ingestion.history import History
 from ingestion.topics import QUOTES
 from tests.api import serving
 from tests.payments import START, wire_time
 from tests.servers import Servers
+from training import baselines
+from training.card import Card, Trained
+from training.champions import Champions
+from training.fraud_policy import PASSED
 
 pytestmark = pytest.mark.servers
 
 MIX = "0.7 margin + 0.3 revenue"
+
+
+@pytest.fixture
+def champion(servers: Servers, tmp_path: Path) -> None:
+    """A fraud model on disk that expects a fraud in twenty of the payments that pass."""
+    rng = np.random.default_rng(1)
+    matrix = rng.random((200, len(FRAUD.names)))
+    card = Card(FRAUD.domain, "", FRAUD.names, FRAUD.hash, Trained(0, 0, 0, 200), extra={PASSED: 0.05})
+    baselines.train(matrix, (matrix[:, 0] > 0.8) * 1.0, card).save(tmp_path / "model")
+    champions = Champions(servers.settings.home)
+    champions.keep(FRAUD.domain, "1", tmp_path / "model")
+    champions.set_current(FRAUD.domain, "1")
+
+
+def test_without_a_word_of_the_shopper_any_sale_may_be_the_fraud(
+    champion: None, client: httpx.Client
+) -> None:
+    assert ask(client, "q-1").json()["fraud_probability"] == 0.05
+    assert ask(client, "q-2", fraud_probability=0.2).json()["fraud_probability"] == 0.2
 
 
 @pytest.fixture

@@ -29,11 +29,13 @@ from ingestion.simulators.columns import take
 from ingestion.simulators.market import Market, MarketProcess, catalogue
 from ingestion.simulators.market import Quotes as Asked
 from serving.pricing import Known, Policy, quote
+from training import card as cards
 from training import demand, pricing
-from training.card import Card
+from training.card import Card, Trained
 from training.champions import Champions
 from training.dataset import Span
 from training.demand_model import DemandModel
+from training.fraud_policy import PASSED
 from training.gate import judge
 from training.off_policy import DOUBLE, INVERSE, NORMALISED, Judgement
 from training.pricer import Pricer
@@ -510,12 +512,27 @@ def test_the_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["objective"], found["judged_by"]) == (MIX, f"{MIX} after fraud")
     assert found["conclusion"] in ("better", "worse", "no difference seen", "cannot be judged")
     assert any("no fraud champion knows" in note for note in found["notes"])
+    without = found["logged"][f"{MIX} after fraud"]["value"]
+    fraud_model(home, share=0.05)
+    assert cli.run(["backtest", "pricing", "--policy", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["logged"][f"{MIX} after fraud"]["value"] < without
+    assert not any("no fraud champion knows" in note for note in found["notes"])
 
     file.write_text("[pricing]\nexploration_share = 0.1\n")
     assert cli.run(["backtest", "pricing", "--policy", str(file), "--days", "4"]) == 0
     shown = capsys.readouterr().out
     assert "doubly robust" in shown
     assert "No difference is seen: " in shown or "The new policy is better: " in shown
+
+
+def fraud_model(home: Path, share: float) -> None:
+    """The fraud champion, as far as prices ask for it."""
+    made = Card("fraud", "linear", (), "", Trained(0, 0, 0, 0), extra={PASSED: share})
+    cards.write(home / "fraud", made, {})
+    champions = Champions(home / "home")
+    champions.keep("fraud", "1", home / "fraud")
+    champions.set_current("fraud", "1")
 
 
 class Products(BaseHTTPRequestHandler):
