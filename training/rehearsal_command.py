@@ -12,6 +12,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from features.state import Floats
 from infra import progress, settings
@@ -67,7 +68,8 @@ def _all_played(
     with progress.shown(silent=silent) as display:
         task = display.task("Rehearse", total=len(scenarios), unit="markets")
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        # a thread each: the processes have all the cores between them
+        with ProcessPoolExecutor(os.cpu_count(), context, threadpool_limits, (1,)) as pool:
             runs = [pool.submit(played, each, policy) for each in scenarios]
             for _ in as_completed(runs):
                 task.advance()
