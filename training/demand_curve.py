@@ -2,15 +2,16 @@
 
 With r = price / list price, the log odds that a quote is bought are
 
-    a + b · s(r / level(t)) + c · z,    s(x) = log x or x - 1, whichever the data make more likely,
+    a + b · log x + d · (x - 1 - log x),    x = r / (level(t) · exp(c · z)),
 
-where a and b are the sum of what is common to all, what the category adds and what the product adds
-(partial pooling; Gelman and Hill 2007), z is segment, competitor, weekday and time left, and level(t) is what
-buyers of all products are willing to pay now against then: a random walk over blocks of quotes, 1 in the
-newest, so that a change of demand moves the curve along the price instead of bending it. All of it is one
-penalised logistic regression by Newton's method; the widths of the priors are estimated with it (empirical
-Bayes), and the posterior is its Laplace approximation (MacKay 1992), from which `draws` are taken for
-Thompson sampling. Curves never rise with the price.
+where a, b and d are the sum of what is common to all, what the category adds and what the product adds
+(partial pooling; Gelman and Hill 2007): with d = 0 they are a straight line in the logarithm of the price,
+with d = b in the price itself. What changes the willingness to pay moves the curve along the price instead of
+bending it: z is segment, competitor, weekday and time left, and level(t) is what buyers of all products are
+willing to pay now against then, a random walk over blocks of quotes, 1 in the newest. All of it is one
+penalised logistic regression by Gauss and Newton's method; the widths of the priors are estimated with it
+(empirical Bayes), and the posterior is its Laplace approximation (MacKay 1992), from which `draws` are taken
+for Thompson sampling. Curves fall with the price everywhere.
 """
 
 from collections.abc import Mapping
@@ -22,16 +23,19 @@ import numpy as np
 from features.pricing import PRICING
 from features.state import Floats, Ints
 
-SHAPES = ("log", "linear")
 DRAWS = 8
 MOST_PRODUCTS, MOST_CATEGORIES, MOST_SEGMENTS = 100, 20, 8
 """The most frequent have terms of their own, the others have what is common."""
 BLOCK, MOST_BLOCKS = 500, 40
 """Quotes in a block of time at least, and blocks at most."""
 STEEPEST, FLATTEST = -12.0, -0.3
-"""Bounds of b: per cent of the odds lost for a per cent of price."""
+"""Bounds of a curve's slope: per cent of the odds lost for a per cent of price."""
 USUAL_SLOPE = -2.5
 """Of b before anything is known; elasticities of consumer goods lie about there (Bijmolt et al. 2005)."""
+USUAL_BEND = USUAL_SLOPE / 2
+"""Of d: between a line in the logarithm of the price and one in the price."""
+LOWEST, HIGHEST = 0.2, 3.0
+"""Prices, as shares of the level, between which curves bend; they go straight on in the logarithm."""
 
 MOST_ROWS = 60_000
 
@@ -39,14 +43,16 @@ _ROUNDS, _STEPS, _CLOSE = 5, 15, 1e-5
 _LONGEST, _LONGEST_STEP, _FARTHEST = 2.0, 0.3, 1.5
 """Of a Newton step; of a step of the level in a round; of the level from 0, in logarithms."""
 _CHEAPEST = 1e-3
+_TERMS = 3
+"""Of the price: a, b and d."""
 _WEEK, _HOURS = 7, 24.0 * 30.0
 
-_WIDTHS = (1.5, 0.3, 0.7, 1.0, 0.3, 0.5, 0.5, 0.015)
-"""Standard deviations to begin with: of a what is common, by category, by product; the same of b; of the
-context; of a step of the level."""
-_ESTIMATED, _GUESSES = (1, 2, 4, 5, 7), 2.0
+_WIDTHS = (1.5, 0.3, 0.7, 1.0, 0.3, 0.5, 1.25, 0.5, 1.0, 0.5, 0.015)
+"""Standard deviations to begin with: of a what is common, by category, by product; the same of b and of d; of
+the context; of a step of the level."""
+_CONTEXT, _LEVEL = 9, 10
+_ESTIMATED, _GUESSES = (1, 2, 4, 5, 7, 8, _LEVEL), 2.0
 """Groups whose width is estimated, and how many coefficients the first guess counts for."""
-_LEVEL = 7
 
 _AT = {name: PRICING.names.index(name) for name in PRICING.names}
 
@@ -59,14 +65,15 @@ class Terms:
     """Codes, rising; so are the next two."""
     categories: tuple[float, ...]
     segments: tuple[float, ...]
+    """But the most frequent one, against which the others are measured."""
 
     @property
     def pooled(self) -> int:
-        """Coefficients of a, as many as of b: common, by category, by product."""
+        """Coefficients of a, as many as of b and of d: common, by category, by product."""
         return 1 + len(self.categories) + len(self.products)
 
     def members(self, matrix: Floats) -> Floats:
-        """Columns that a and b sum over, shape (n, pooled); a word without a coefficient has only zeros."""
+        """Columns that a, b and d sum over, shape (n, pooled); a word without a coefficient is in none."""
         return np.hstack(
             [
                 np.ones((len(matrix), 1)),
@@ -90,12 +97,11 @@ class Terms:
 class DemandCurve:
     """The curve that fits best, and others that may be as true."""
 
-    shape: str
     terms: Terms
     best: Floats
-    """Coefficients: a's, b's, then those of z; shape (2 pooled + columns,)."""
+    """Coefficients: a's, b's, d's, then those of z; shape (3 pooled + columns,)."""
     draws: Floats
-    """The same drawn from the posterior, shape (k, 2 pooled + columns)."""
+    """The same drawn from the posterior, shape (k, 3 pooled + columns)."""
     level_now: Floats
     """Level of each block of time against the newest, for who wants to see how demand moved."""
 
@@ -110,18 +116,15 @@ class DemandCurve:
 
     def _log_odds(self, matrix: Floats, each: Floats) -> Floats:
         members, pooled = self.terms.members(matrix), self.terms.pooled
-        level = members @ each[:, :pooled].T
-        slope = np.clip(members @ each[:, pooled : 2 * pooled].T, STEEPEST, FLATTEST)
-        moved = _moved(matrix[:, _AT["price_to_list"]], self.shape)
-        found: Floats = (
-            level + slope * moved[:, None] + self.terms.context(matrix) @ each[:, 2 * pooled :].T
-        ).T
+        level, slope, bend = (members @ each[:, i * pooled : (i + 1) * pooled].T for i in range(_TERMS))
+        willing = np.exp(self.terms.context(matrix) @ each[:, _TERMS * pooled :].T)
+        relative = matrix[:, _AT["price_to_list"], None] / willing
+        found: Floats = (level + price_term(relative, slope, bend)).T
         return found
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "shape": self.shape,
             "products": list(self.terms.products),
             "categories": list(self.terms.categories),
             "segments": list(self.terms.segments),
@@ -135,7 +138,23 @@ def from_json(values: Mapping[str, Any]) -> DemandCurve:
     """What `as_json` gave."""
     words = (tuple(values[name]) for name in ("products", "categories", "segments"))
     arrays = (np.array(values[name]) for name in ("best", "draws", "level_now"))
-    return DemandCurve(values["shape"], Terms(*words), *arrays)
+    return DemandCurve(Terms(*words), *arrays)
+
+
+def price_term(relative: Floats, slope: Floats, bend: Floats) -> Floats:
+    """What a price adds to the log odds: b log x + d (x - 1 - log x), falling everywhere; shapes must fit.
+
+    Where its slope in log x would be flatter than `FLATTEST`, it is that; below `LOWEST` and above `HIGHEST`
+    it keeps the slope that it has there.
+    """
+    b, d = np.clip(slope, STEEPEST, -STEEPEST), np.clip(bend, STEEPEST, -STEEPEST)
+    d = np.where(np.abs(d) < _CLOSE, -_CLOSE, d)
+    flat = np.clip(1.0 + (FLATTEST - b) / d, LOWEST, HIGHEST)
+    x = np.clip(relative, np.where(d > 0.0, LOWEST, flat), np.where(d > 0.0, flat, HIGHEST))
+    tail = np.minimum(b + d * (x - 1.0), FLATTEST)
+    beyond = np.log(np.maximum(relative, _CHEAPEST) / x)
+    found: Floats = b * np.log(x) + d * (x - 1.0 - np.log(x)) + tail * beyond
+    return found
 
 
 def fit(matrix: Floats, bought: Floats, seed: int) -> DemandCurve:
@@ -147,16 +166,14 @@ def fit(matrix: Floats, bought: Floats, seed: int) -> DemandCurve:
         seed: of the draws.
     """
     newest = slice(-MOST_ROWS, None)
-    fitted = [_fitted(_problem(matrix[newest], bought[newest], shape)) for shape in SHAPES]
-    problem, state = max(fitted, key=lambda each: _evidence(*each))
-    return _curve(problem, state, np.random.default_rng(seed))
+    problem = _problem(matrix[newest], bought[newest])
+    return _curve(problem, _fitted(problem), np.random.default_rng(seed))
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What a regression is given; columns are those of a, of b, of z and of the level's steps."""
+    """What a regression is given; columns are those of a, of b, of d, of z and of the level's steps."""
 
-    shape: str
     terms: Terms
     price: Floats
     """As a share of the list price."""
@@ -170,12 +187,18 @@ class _Problem:
     @property
     def steps(self) -> slice:
         """Coefficients of the level's steps."""
-        return slice(2 * self.terms.pooled + self.context.shape[1], None)
+        return slice(_TERMS * self.terms.pooled + self.context.shape[1], None)
 
     @property
-    def slopes(self) -> slice:
-        """Coefficients of b."""
-        return slice(self.terms.pooled, 2 * self.terms.pooled)
+    def moves(self) -> slice:
+        """Coefficients of what moves the curve along the price: those of z and the level's steps."""
+        return slice(_TERMS * self.terms.pooled, None)
+
+    def sums(self, weights: Floats) -> Floats:
+        """a, b and d of each row, shape (3, n)."""
+        pooled = self.terms.pooled
+        each: Floats = weights[: _TERMS * pooled].reshape(_TERMS, pooled) @ self.members.T
+        return each
 
 
 @dataclass(frozen=True)
@@ -191,49 +214,53 @@ class _State:
     mean: Floats
     """Of each coefficient's prior."""
     hessian: Floats
-    log_likelihood: float
 
 
-def _problem(matrix: Floats, bought: Floats, shape: str) -> _Problem:
+def _problem(matrix: Floats, bought: Floats) -> _Problem:
     words = (
         ("product_code", MOST_PRODUCTS),
         ("category_code", MOST_CATEGORIES),
         ("segment_code", MOST_SEGMENTS),
     )
-    terms = Terms(*(_frequent(matrix[:, _AT[name]], most) for name, most in words))
+    products, categories, segments = (_frequent(matrix[:, _AT[name]], most) for name, most in words)
+    terms = Terms(tuple(sorted(products)), tuple(sorted(categories)), tuple(sorted(segments[1:])))
     context, block = terms.context(matrix), _blocks(len(bought))
     pooled = [0] + [1] * len(terms.categories) + [2] * len(terms.products)
-    group = [*pooled, *(each + 3 for each in pooled), *[6] * context.shape[1], *[7] * int(block[-1])]
+    terms_of_price = [each + 3 * term for term in range(_TERMS) for each in pooled]
+    group = [*terms_of_price, *[_CONTEXT] * context.shape[1], *[_LEVEL] * int(block[-1])]
     price = np.maximum(matrix[:, _AT["price_to_list"]], _CHEAPEST)
-    return _Problem(shape, terms, price, bought, terms.members(matrix), context, block, np.array(group))
+    return _Problem(terms, price, bought, terms.members(matrix), context, block, np.array(group))
 
 
-def _fitted(problem: _Problem) -> tuple[_Problem, _State]:
+def _fitted(problem: _Problem) -> _State:
     """Alternate between the coefficients, the levels and the widths of the priors."""
-    mean = np.where(np.arange(len(problem.group)) == problem.terms.pooled, USUAL_SLOPE, 0.0)
+    mean = np.zeros(len(problem.group))
+    mean[[problem.terms.pooled, 2 * problem.terms.pooled]] = USUAL_SLOPE, USUAL_BEND
     blocks = int(problem.block[-1]) + 1
-    state = _State(mean, np.zeros(blocks), np.array(_WIDTHS), mean, np.eye(len(mean)), -np.inf)
+    state = _State(mean, np.zeros(blocks), np.array(_WIDTHS), mean, np.eye(len(mean)))
     for _ in range(_ROUNDS):
-        state = _widened(problem, _moved_levels(problem, _newton(problem, state)))
-    return problem, state
+        state = _widened(problem, _moved(problem, state, _newton(problem, state)))
+    return state
 
 
 def _design(problem: _Problem, state: _State) -> Floats:
     """The columns, linear about where the level is now."""
-    relative = problem.price * np.exp(-state.level[problem.block])
-    members, slope = problem.members, problem.members @ state.weights[problem.slopes]
-    gradient = slope * (relative if problem.shape == "linear" else 1.0)
+    context = state.weights[problem.moves.start : problem.steps.start]
+    relative = problem.price * np.exp(-state.level[problem.block] - problem.context @ context)
+    members, (_, slope, bend) = problem.members, problem.sums(state.weights)
+    gradient = np.minimum(slope + bend * (np.clip(relative, LOWEST, HIGHEST) - 1.0), FLATTEST)[:, None]
     before = problem.block[:, None] < np.arange(1, len(state.level))
-    moved = _moved(relative, problem.shape)[:, None]
-    return np.hstack([members, members * moved, problem.context, before * gradient[:, None]])
+    inside = np.clip(relative, LOWEST, HIGHEST)[:, None]
+    straight, bent = np.log(np.maximum(relative, _CHEAPEST))[:, None], inside - 1.0 - np.log(inside)
+    moves = [-gradient * problem.context, gradient * before]
+    return np.hstack([members, members * straight, members * bent, *moves])
 
 
 def _newton(problem: _Problem, state: _State) -> _State:
     """The most probable coefficients about the present level; steps count from there."""
     design, precision = _design(problem, state), state.width[problem.group] ** -2.0
-    past = np.zeros(len(state.weights))
-    past[problem.steps] = np.diff(state.level)
-    weights = np.where(problem.group == _LEVEL, 0.0, state.weights)
+    past, weights = np.zeros(len(state.weights)), state.weights.copy()
+    past[problem.moves], weights[problem.moves] = weights[problem.moves], 0.0
     for _ in range(_STEPS):
         chance = _share(design @ weights)
         slope = design.T @ (problem.bought - chance) - precision * (weights + past - state.mean)
@@ -242,17 +269,16 @@ def _newton(problem: _Problem, state: _State) -> _State:
         weights = weights + step / max(1.0, float(np.abs(step).max()) / _LONGEST)
         if np.abs(step).max() < _CLOSE:
             break
-    likelihood = _log_likelihood(problem.bought, _share(design @ weights))
-    return replace(state, weights=weights, hessian=hessian, log_likelihood=likelihood)
+    return replace(state, weights=weights, hessian=hessian)
 
 
-def _moved_levels(problem: _Problem, state: _State) -> _State:
-    """Take the steps into the level, no more at a time than the linear design is good for."""
-    steps = np.diff(state.level) + np.clip(state.weights[problem.steps], -_LONGEST_STEP, _LONGEST_STEP)
-    level = np.append(-np.cumsum(steps[::-1])[::-1], 0.0)
-    weights = state.weights.copy()
-    weights[problem.steps] = steps
-    return replace(state, weights=weights, level=np.clip(level, -_FARTHEST, _FARTHEST))
+def _moved(problem: _Problem, before: _State, after: _State) -> _State:
+    """Add the moves to those before, no more at a time than the linear design is good for."""
+    added = np.clip(after.weights[problem.moves], -_LONGEST_STEP, _LONGEST_STEP)
+    weights = after.weights.copy()
+    weights[problem.moves] = before.weights[problem.moves] + added
+    level = np.append(-np.cumsum(weights[problem.steps][::-1])[::-1], 0.0)
+    return replace(after, weights=weights, level=np.clip(level, -_FARTHEST, _FARTHEST))
 
 
 def _widened(problem: _Problem, state: _State) -> _State:
@@ -266,25 +292,12 @@ def _widened(problem: _Problem, state: _State) -> _State:
     return replace(state, width=width)
 
 
-def _evidence(problem: _Problem, state: _State) -> float:
-    """Logarithm of the probability of the data, by Laplace's approximation."""
-    precision = state.width[problem.group] ** -2.0
-    prior = (precision * (state.weights - state.mean) ** 2).sum() - np.log(precision).sum()
-    found: float = state.log_likelihood - 0.5 * (prior + np.linalg.slogdet(state.hessian)[1])
-    return found
-
-
 def _curve(problem: _Problem, state: _State, rng: np.random.Generator) -> DemandCurve:
     kept = slice(0, problem.steps.start)
     spread = np.linalg.cholesky(np.linalg.inv(state.hessian)[kept, kept])
     best = state.weights[kept]
     draws = best + rng.standard_normal((DRAWS, len(best))) @ spread.T
-    return DemandCurve(problem.shape, problem.terms, best, draws, np.exp(state.level))
-
-
-def _moved(relative: Floats, shape: str) -> Floats:
-    """The price term s, of a price as a share of the list price."""
-    return np.log(np.maximum(relative, _CHEAPEST)) if shape == "log" else relative - 1.0
+    return DemandCurve(problem.terms, best, draws, np.exp(state.level))
 
 
 def _blocks(n: int) -> Ints:
@@ -294,20 +307,15 @@ def _blocks(n: int) -> Ints:
 
 
 def _frequent(codes: Floats, most: int) -> tuple[float, ...]:
-    """The most frequent codes, rising; NaN is none."""
+    """The most frequent codes, the most frequent first; NaN is none."""
     found, counts = np.unique(codes[~np.isnan(codes)], return_counts=True)
-    return tuple(np.sort(found[np.argsort(-counts, kind="stable")[:most]]).tolist())
+    return tuple(found[np.argsort(-counts, kind="stable")[:most]].tolist())
 
 
 def _indicators(values: Floats, of: tuple[float, ...]) -> Floats:
     """1 where a row has this value, shape (n, len(of))."""
     found: Floats = (values[:, None] == np.array(of)).astype(np.float64)
     return found
-
-
-def _log_likelihood(bought: Floats, chance: Floats) -> float:
-    inside = np.clip(chance, 1e-12, 1.0 - 1e-12)
-    return float((bought * np.log(inside) + (1.0 - bought) * np.log(1.0 - inside)).sum())
 
 
 def _share(log_odds: Floats) -> Floats:

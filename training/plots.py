@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from features.state import Floats
+from features.state import Floats, Ints
 from training.metrics import Calibration
 
 _DOTS_PER_INCH = 90
@@ -52,36 +52,48 @@ def slice_bars(slices: Mapping[str, Mapping[str, float]], figure_name: str) -> b
     return _png(figure)
 
 
-def shares_of_best(lines: Mapping[str, Sequence[Floats]], every: int) -> bytes:
-    """What was earned of the best possible, quote by quote: the mean of several runs and their range.
+def regret(lines: Mapping[str, Sequence[Floats]], every: int, aim: float) -> bytes:
+    """What was not earned of the best possible, quote by quote and in all: mean of several runs and range.
 
     Args:
-        lines: by name, one array of shares a run, one share for each `every` quotes.
+        lines: by name, one array of shares of the best a run, one share for each `every` quotes.
         every: quotes.
+        aim: share that the newest quotes should earn.
     """
-    figure, axes = _figure(
-        "Earned of the best possible", "quotes", "share of the all-knowing seller's margin"
-    )
+    figure, (now, whole) = _figures(2, "quotes")
+    now.set(title="Regret", ylabel="share of the best margin not earned", yscale="log")
+    whole.set(title="Regret in all", ylabel="best margins of a quote not earned")
     for number, (name, runs) in enumerate(lines.items()):
-        across, each = np.arange(1, len(runs[0]) + 1) * every, np.array(runs)
-        axes.plot(across, each.mean(axis=0), color=f"C{number}", label=name)
-        axes.fill_between(across, each.min(axis=0), each.max(axis=0), color=f"C{number}", alpha=0.15)
-    axes.axhline(0.96, linestyle="--", color="grey", label="0.96")
-    axes.legend()
+        across, lost = np.arange(1, len(runs[0]) + 1) * every, 1.0 - np.array(runs)
+        _range(now, across, np.maximum(lost, _LEAST_REGRET), f"C{number}", name)
+        _range(whole, across, np.cumsum(lost * every, axis=1), f"C{number}", name)
+    now.axhline(1.0 - aim, linestyle="--", color="grey", label=f"aim in the end: {1.0 - aim:.2f}")
+    now.legend()
     return _png(figure)
 
 
+def _range(axes: Any, across: Ints, runs: Floats, colour: str, name: str) -> None:
+    axes.plot(across, runs.mean(axis=0), color=colour, label=name)
+    axes.fill_between(across, runs.min(axis=0), runs.max(axis=0), color=colour, alpha=0.15)
+
+
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
-    """A figure without any global state or window."""
+    """A figure of one panel."""
+    figure, (axes,) = _figures(1, across)
+    axes.set(title=title, ylabel=up)
+    return figure, axes
+
+
+def _figures(panels: int, across: str) -> tuple[Any, Any]:
+    """A figure of panels side by side, without any global state or window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(2 + 5 * panels, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for each in axes:
+        each.set_xlabel(across)
     return figure, axes
 
 

@@ -154,7 +154,7 @@ class _Judged:
         slices = metrics.by_slice(self.rows.target, chances["lightgbm"], _slices(self.rows))
         return Trial(
             model=model,
-            parameters={**booster.STEADY, **demand_model.TREES, "shape": model.curve.shape},
+            parameters={**booster.STEADY, **demand_model.TREES},
             metrics=own,
             rivals=figures,
             headline=HEADLINE,

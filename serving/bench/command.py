@@ -26,10 +26,11 @@ from infra.settings import Settings
 from infra.stack.local import Stack
 from infra.stack.ports import free_from
 from ingestion.file_source import PastEvents
-from ingestion.simulated import past_payments
+from ingestion.simulated import past_payments, past_prices
 from ingestion.simulators.bench import speeds
+from ingestion.simulators.market import Market, MarketProcess, catalogue
 from ingestion.simulators.payments import Payments, simulate
-from ingestion.simulators.wire import encoded, transactions
+from ingestion.simulators.wire import encoded, quote_requests, transactions
 from ingestion.topics import ensure_topics
 from serving.bench.guardrails import Guarded, guard
 from serving.bench.http_load import Load, in_turn, send
@@ -43,7 +44,7 @@ from training.tracking import Registry
 
 PAST_DAYS = 90
 CONNECTIONS = 32
-PATH = "/v1/fraud/score"
+PATH, QUOTE_PATH = "/v1/fraud/score", "/v1/prices/quote"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ CONTENDERS = {
 IN_TURN = {
     "alone": Contender("Tollgate, one connection"),
     "explained": Contender("the same, each with its reasons", path=f"{PATH}?explain=true"),
+    "quoted": Contender("the same, prices quoted", path=QUOTE_PATH),
 }
 """One server, one connection, a request to each in turn."""
 
@@ -128,11 +130,13 @@ def _guarded(quotes: int, display: Display) -> Guarded:
 
 def _measured(chosen: Settings, rounds: int, events: int, guarded: Guarded, display: Display) -> Benched:
     ensure_topics(chosen)
-    past = _past()
+    past, market = _past(), _market()
     started = time.perf_counter()
     load_past(chosen, {"fraud": past}, display)
     rows_per_s = past.decided.num_rows / (time.perf_counter() - started)
-    _train(display)
+    load_past(chosen, {"pricing": past_prices(market, market.simulate(PAST_DAYS))}, display)
+    for name in FEATURE_SETS:
+        _train(name, display)
     streamed = _stream(chosen, rounds, events, display)  # first: scores over HTTP are events too
     return Benched(_loads(rounds, display), streamed, rows_per_s, speeds(1, 20), guarded)
 
@@ -142,10 +146,15 @@ def _past() -> PastEvents:
     return past_payments(simulate(Payments(seed=1, start=start), PAST_DAYS))
 
 
-def _train(display: Display) -> None:
-    task = display.task("Train")
+def _market() -> Market:
+    start = midnight(datetime.now(UTC)) - timedelta(days=PAST_DAYS)
+    return Market(MarketProcess(seed=1, start=start))
+
+
+def _train(name: str, display: Display) -> None:
+    task = display.task(f"Train {name}")
     done = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "train", "fraud", "--json"],
+        [sys.executable, "-m", "infra.cli", "train", name, "--json"],
         capture_output=True,
         text=True,
         check=False,
@@ -166,6 +175,7 @@ def _loads(rounds: int, display: Display) -> dict[str, list[Load]]:
                 loads[name].append(send(port, one.path, bodies, CONNECTIONS))
             task.advance()
         with _serving("tollgate") as port:
+            _sell(port)
             _in_turn(port, f"warm-{each}", share=5)
             for name, load in zip(IN_TURN, _in_turn(port, f"{each}"), strict=True):
                 loads[name].append(load)
@@ -175,8 +185,26 @@ def _loads(rounds: int, display: Display) -> dict[str, list[Load]]:
 
 def _in_turn(port: int, run: str, share: int = 1) -> list[Load]:
     paths = [one.path for one in IN_TURN.values()]
-    bodies = [_bodies(f"{name}-{run}", one.requests // share) for name, one in IN_TURN.items()]
+    bodies = [
+        (_quotes if one.path == QUOTE_PATH else _bodies)(f"{name}-{run}", one.requests // share)
+        for name, one in IN_TURN.items()
+    ]
     return in_turn(port, paths, bodies)
+
+
+def _sell(port: int) -> None:
+    """Put the market's products into the catalogue."""
+    for name, terms in catalogue(_market()).items():
+        httpx.put(f"http://127.0.0.1:{port}/v1/products/{name}", json=terms).raise_for_status()
+
+
+def _quotes(run: str, count: int) -> list[bytes]:
+    """Requests for prices of today, with ids of their own."""
+    market = _market()
+    asked = market.quotes(count // int(market.process.quotes_per_day) + 2, PAST_DAYS)
+    return encoded(
+        [each | {"quote_id": f"{run}-{i}"} for i, each in enumerate(quote_requests(asked))][:count]
+    )
 
 
 @contextmanager
@@ -235,6 +263,7 @@ def _values(result: Benched) -> dict[str, Any]:
         "ratio_to_floor": result.ratio("tollgate", "floor"),
         "ratio_to_tutorial": result.ratio("tollgate", "tutorial"),
         "explained_p99_ratio": result.slower("explained", "alone"),
+        "quoted_p99_ratio": result.slower("quoted", "alone"),
         "loads": {name: [asdict(each) for each in loads] for name, loads in result.loads.items()},
         "stream": {"events_per_s": result.streamed.events_per_s, **asdict(result.streamed)},
         "backfill_rows_per_s": result.backfill_rows_per_s,
@@ -257,6 +286,7 @@ def _print(result: Benched) -> None:
         table.add_row(title, *_medians(loads), *(ratios if name in CONTENDERS else ()))
     console.print(table)
     console.print(f"With reasons p99 is {result.slower('explained', 'alone'):.2f} times that without.")
+    console.print(f"A quote's p99 is {result.slower('quoted', 'alone'):.2f} times a score's.")
     stream_table = Table(
         title=f"Stream: {result.streamed.events_per_s:,.0f} payments/s decided by one worker"
     )

@@ -8,7 +8,7 @@ import pytest
 from features.pricing import PRICING
 from features.state import Floats
 from training import demand_curve
-from training.demand_curve import DemandCurve, fit, from_json
+from training.demand_curve import DemandCurve, fit, from_json, price_term
 
 AT = {name: PRICING.names.index(name) for name in PRICING.names}
 WEB, APP = 10.0, 20.0
@@ -54,7 +54,33 @@ def curve() -> DemandCurve:
 def test_it_finds_the_demand_of_each_product_and_segment(curve: DemandCurve) -> None:
     asked = quotes(4_000, 4)
     assert np.abs(told(curve, asked) - chance(asked)).mean() < 0.025
-    assert curve.shape == "log"
+
+
+def test_each_product_has_a_shape_of_its_own() -> None:
+    """A straight line in the price, and one in its logarithm, side by side; weekdays move both along it."""
+    matrix = quotes(20_000, 14, products=2)
+    asked = quotes(4_000, 15, products=2)
+
+    def truth(rows: Floats) -> Floats:
+        x = rows[:, AT["price_to_list"]] / np.where(rows[:, AT["weekday"]] >= 5, 1.3, 1.0)
+        odds = np.where(rows[:, AT["product_code"]] == 0, -4.0 * np.log(x), -4.0 * (x - 1.0)) - 0.5
+        return 1.0 / (1.0 + np.exp(-odds))
+
+    bought_ones = (np.random.default_rng(16).random(len(matrix)) < truth(matrix)).astype(float)
+    off = np.abs(told(fit(matrix, bought_ones, seed=1), asked) - truth(asked))
+    assert max(off[asked[:, AT["product_code"]] == product].mean() for product in (0, 1)) < 0.013
+
+
+@pytest.mark.parametrize("slope", [-8.0, -2.0, -0.3, 0.0, 3.0])
+@pytest.mark.parametrize("bend", [-9.0, -1.0, 0.0, 1e-9, 1.0, 9.0])
+def test_the_price_term_falls_everywhere(slope: float, bend: float) -> None:
+    at = np.exp(np.linspace(np.log(0.01), np.log(100.0), 4_000))
+    each = np.diff(price_term(at, np.array(slope), np.array(bend))) / np.diff(np.log(at))
+    assert each.max() <= demand_curve.FLATTEST + 1e-6
+    inside = (at > demand_curve.LOWEST) & (at < demand_curve.HIGHEST)
+    wanted = slope + bend * (at - 1.0)
+    free = (inside & (wanted < demand_curve.FLATTEST))[:-1] & (inside & (wanted < demand_curve.FLATTEST))[1:]
+    np.testing.assert_allclose(each[free], wanted[:-1][free], atol=0.05)
 
 
 def test_no_draw_rises_with_the_price(curve: DemandCurve) -> None:
