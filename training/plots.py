@@ -10,6 +10,8 @@ from features.state import Floats, Ints
 from training.metrics import Calibration
 
 _DOTS_PER_INCH = 90
+_LEAST_REGRET = 1e-3
+"""The least that is drawn on a logarithmic axis."""
 
 
 def calibration_curve(curve: Calibration, name: str) -> bytes:
