@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from features.pricing import PRICING
 from features.state import Floats
 from infra.settings import Objective, PricingPolicy
-from training import demand, quoting
+from training import demand, models, quoting
+from training.champions import Champions
 from training.pricing_log import Past
 from training.pricing_policy import Offers, Terms
 from training.quoting import Demand
+
+WITHOUT_MODEL = ("", "rules")
+"""Versions that quotes of no model carry."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +65,14 @@ class Pricer:
         doubt = demand.doubt_of(self.model.card.extra)
         chance = self.model.predict(_Again(past, self.rules.objective).matrix(prices)).reshape(prices.shape)
         return chance * (doubt.units_per_sale if doubt else 1.0)
+
+
+def pricers(champions: Champions, present: PricingPolicy, versions: set[str]) -> dict[str, Pricer]:
+    """The settings' policy with each model that quoted, as far as they are kept and know our features."""
+    found = {version: Pricer(present, None) for version in versions & set(WITHOUT_MODEL)}
+    for version in versions - set(WITHOUT_MODEL):
+        if champions.kept(PRICING.domain, version):
+            model = models.load(champions.folder(PRICING.domain, version))
+            if model.card.feature_hash == PRICING.hash:
+                found[version] = Pricer(present, model)
+    return found
