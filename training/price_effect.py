@@ -147,11 +147,6 @@ def _periods(table: PriceTable, rows: Ints) -> Ints:
     return np.unique(table.period[rows], return_inverse=True)[1].ravel()
 
 
-def double_machine_learning(table: PriceTable, fold: Ints) -> Estimate:
-    """Elasticity by the partially linear model."""
-    return slope(residuals(table, fold))
-
-
 def within(table: PriceTable, fold: Ints) -> Estimate:
     """The same with a level for each series and, where the file has a time, for each period too.
 

@@ -13,7 +13,7 @@ from infra.settings import Settings
 from ingestion.history import DAY_US
 from training import cross_fit
 from training.cross_fit import folds
-from training.price_effect import double_machine_learning
+from training.price_effect import residuals, slope
 from training.price_table import PriceTable, table_of
 from training.pricing_file import demand_error, evaluate, least_squares
 from training.tasks import EvaluateOptions, EventFile
@@ -48,7 +48,7 @@ def asked(folder: Path, rows: pa.Table, mapping: str = "", **more: Any) -> Evalu
 
 
 def test_the_correction_finds_the_elasticity_that_the_plain_slope_misses(table: PriceTable) -> None:
-    found = double_machine_learning(table, folds(N))
+    found = slope(residuals(table, folds(N)))
     assert found.low < TRUTH < found.high
     assert found.high - found.low < 0.3
     assert least_squares(table) > -0.5, "prices followed demand"
