@@ -149,6 +149,7 @@ def matrix_of(
     decided: pa.Table,
     settled: pa.Table,
     known: Callable[[type_of_columns], type_of_columns] = dict,
+    before: Mapping[str, Floats] | None = None,
 ) -> FeatureMatrix:
     """Features of every decided event, by the fold alone, without a store.
 
@@ -157,9 +158,10 @@ def matrix_of(
         decided: rows of history (payments, quotes) with their positions.
         settled: rows of history (labels, outcomes) with theirs.
         known: what of the request columns features may know; all of them if not given.
+        before: what `states_before` gave, if that was asked for already.
     """
     log = event_log(domain(features.domain), decided, settled)
-    before = _before(log)
+    before = _before(log) if before is None else before
     request, at_s = (
         known(log.domain.request(log.decided)),
         log.decided["event_time_us"].to_numpy() / MICROSECONDS,

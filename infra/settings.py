@@ -194,6 +194,7 @@ class Gate(Section):
     fair_slices: tuple[str, ...]
     min_recall_ratio: Share
     max_false_decline_ratio: Positive
+    max_price_loss: Share
 
 
 class Settings(Section):

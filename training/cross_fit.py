@@ -20,11 +20,11 @@ TREES: booster.Parameters = {
     "lambda_l2": 1.0,
 }
 
-TRIED = (10, 30, 70, 200)
-"""Numbers of trees; the last is that of `TREES`."""
+TRIED = (0, 10, 30, 70, 200)
+"""Numbers of trees after the straight lines; the last is that of `TREES`."""
 
-RIDGE = 1.0
-"""Penalty of the straight lines, in rows."""
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1_000.0)
+"""Penalties of the straight lines that are tried, in rows."""
 
 _SEED = 17
 
@@ -52,10 +52,13 @@ class CrossFit:
         Too many learn noise, and of two targets the same: what they leave then goes together by itself.
         """
         straight = np.zeros(len(target)) if self.design is None else self._straight(self.design, target)
-        found = np.empty((len(TRIED), len(target)))
+        found = np.zeros((len(TRIED), len(target)))
         for held, model in self._models(target - straight):
-            found[:, held] = [model.predict_by(self.matrix[held], trees) for trees in TRIED]
-        found += straight
+            found[1:, held] = [model.predict_by(self.matrix[held], trees) for trees in TRIED[1:]]
+        return self._best(target, found + straight)
+
+    def _best(self, target: Floats, found: Floats) -> Floats:
+        """The one of several predictions, shape (k, n), that errs least on the usable rows."""
         errors = [float(np.mean((target - each)[self.usable] ** 2)) for each in found]
         best: Floats = found[int(np.argmin(errors))]
         return best
@@ -69,14 +72,18 @@ class CrossFit:
         return predicted
 
     def _straight(self, design: Floats, target: Floats) -> Floats:
-        """Ridge regression on the design, of each fold by the others."""
-        found, ridge = np.empty(len(target)), RIDGE * np.eye(design.shape[1])
+        """Ridge regression on the design, of each fold by the others, by the penalty that errs least."""
+        found = np.empty((len(PENALTIES), len(target)))
         for number in np.unique(self.fold):
             held = self.fold == number
-            rows = design[self.usable & ~held]
-            weights = np.linalg.solve(rows.T @ rows + ridge, rows.T @ target[self.usable & ~held])
-            found[held] = design[held] @ weights
-        return found
+            rows, known = design[self.usable & ~held], target[self.usable & ~held]
+            usual = known.mean()
+            spread, axes = np.linalg.eigh(rows.T @ rows)
+            along = axes.T @ (rows.T @ (known - usual))
+            for place, penalty in enumerate(PENALTIES):
+                weights = axes @ (along / (np.maximum(spread, 0.0) + penalty))
+                found[place, held] = usual + design[held] @ weights
+        return self._best(target, found)
 
     def _models(self, target: Floats) -> Iterator[tuple[Flags, booster.Model]]:
         """The rows of each fold with the model of the others."""

@@ -132,12 +132,21 @@ class StatesAt(Protocol):
 
 def joined(features: FeatureSet, spine: pa.Table, store: StatesAt) -> Floats:
     """Feature matrix of a spine's events: the store's states just before each, finished by its request."""
-    states = {
+    return finished(features, spine, states_before(features, spine, store))
+
+
+def states_before(features: FeatureSet, spine: pa.Table, store: StatesAt) -> dict[str, Floats]:
+    """The store's states just before each of a spine's events, shape (n, columns), by entity name."""
+    return {
         entity.name: store.states_at(
             entity, spine[entity.key].to_pylist(), spine[f"{entity.name}_stamp_us"].to_numpy()
         )
         for entity in features.entities
     }
+
+
+def finished(features: FeatureSet, spine: pa.Table, states: Mapping[str, Floats]) -> Floats:
+    """Feature matrix of events by the states before them and their request columns."""
     request = {name: spine[name].to_numpy() for name in features.request}
     return features.matrix(states, request, spine["event_time_us"].to_numpy() / MICROSECONDS)
 

@@ -93,7 +93,7 @@ def _left(table: PriceTable, rows: Ints) -> Residuals:
     usable, lines = np.full(len(rows), True), design(table)[rows]
     beside = CrossFit(matrix[:, 1:], table.names[1:], usable, folds(len(rows), INNER), design=lines)
     price, sold = (target - beside.predict_nuisance(target) for target in (matrix[:, PRICE], units))
-    return Residuals(rows, price, sold, None)
+    return Residuals(rows, price, sold)
 
 
 def _elasticity(left: Residuals, product: Ints, highest: int) -> Floats:

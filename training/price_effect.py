@@ -2,11 +2,14 @@
 
 Prices of the past follow season and demand. Double machine learning (Chernozhukov et al. 2018, partially
 linear model) takes what product and context tell of the log price and of the log of units away from both, by
-models that did not see the row (cross-fitting); what is left gives the elasticity. `within` also takes away a
-level of each series and of each period (two-way fixed effects).
+models that did not see the row (cross-fitting); what is left gives the elasticity. Of a file with times a
+level of each day goes first where several products share it: what everybody wants on a day is no smooth
+season. `within` also takes away a level of each series and of each period (two-way fixed effects).
 
-Errors are robust to unequal variances, and to rows of one place that go together where the file tells the
-place (Liang and Zeger 1986; the larger of the two, as few places make the second too small). Elasticities
+Errors are robust to unequal variances, to rows of one place that go together where the file tells the place
+(Liang and Zeger 1986; Cameron and Miller 2015), and to what goes on in a series through time where it tells
+the time (Newey and West 1987, as wide as Lazarus et al. 2018 say, with the wider quantile of Kiefer and
+Vogelsang 2005). The largest counts, as few places or periods make theirs too small. Elasticities
 of many products are drawn towards the mean of all, the more the less is known of one (DerSimonian and Laird
 1986).
 """
@@ -20,7 +23,7 @@ import numpy as np
 from features.state import Flags, Floats, Ints
 from training.cross_fit import CrossFit
 from training.elasticity import NORMAL_95
-from training.price_table import PRICE, PriceTable, design
+from training.price_table import DAY, PRICE, PriceTable, curved_design
 
 WIDEST = 2.0
 """An elasticity whose interval is wider is not known yet: at -2 ± 1 the price with the best margin,
@@ -30,6 +33,10 @@ MOST_LEFT_OUT = 0.2
 outcome, which hides the effect. So it is with single quotes, of which most are not bought."""
 LEAST_OF_ONE = 30
 """A group with fewer rows tells nothing by itself."""
+LEAST_OF_DAY = 2
+"""Rows that a day must have on average, or taking away its level would leave nothing."""
+LEAST_PERIODS = 20
+"""Fewer periods do not tell what goes on through time."""
 LEAST_POOLED = 4
 """Of fewer products one can't tell how far they differ (Morris 1983 divides by their number less 3)."""
 QUANTILES = 5
@@ -78,12 +85,17 @@ class Residuals:
     """Their rows in the table."""
     price: Floats
     units: Floats
-    place: Ints | None
+    place: Ints | None = None
+    series: Ints | None = None
+    period: Ints | None = None
+    """Number of each row's period in order of time; None, as `series`, if the file has no time."""
 
     def of(self, chosen: Flags) -> "Residuals":
         """Of some of them."""
-        place = None if self.place is None else self.place[chosen]
-        return Residuals(self.rows[chosen], self.price[chosen], self.units[chosen], place)
+        columns: dict[str, Any] = {
+            name: None if each is None else each[chosen] for name, each in vars(self).items()
+        }
+        return Residuals(**columns)
 
 
 def hidden(table: PriceTable) -> str:
@@ -100,19 +112,39 @@ def hidden(table: PriceTable) -> str:
 
 def residuals(table: PriceTable, fold: Ints) -> Residuals:
     """By models that did not see the row."""
-    usable = table.usable
-    beside = CrossFit(table.matrix[:, 1:], table.names[1:], usable, fold, design=design(table))
+    usable, table = table.usable, _within_days(table)
+    rows = np.flatnonzero(usable)
+    beside = CrossFit(table.matrix[:, 1:], table.names[1:], usable, fold, design=curved_design(table))
     price, units = (
         (target - beside.predict_nuisance(target))[usable]
         for target in (table.matrix[:, PRICE], table.log_units)
     )
     place = None if table.place is None else table.place[usable]
-    return Residuals(np.flatnonzero(usable), price, units, place)
+    if table.period is None:
+        return Residuals(rows, price, units, place)
+    return Residuals(rows, price, units, place, table.series[rows], _periods(table, rows))
 
 
-def double_machine_learning(table: PriceTable, fold: Ints) -> Estimate:
-    """Elasticity by the partially linear model."""
-    return slope(residuals(table, fold))
+def _within_days(table: PriceTable) -> PriceTable:
+    """Without a level for each day, and for each product, of a file with times where days have two rows."""
+    rows = np.flatnonzero(table.usable)
+    if DAY not in table.names or len(rows) < LEAST_OF_DAY * len(np.unique(_periods(table, rows))):
+        return table
+    return _levelled(table, rows, [_periods(table, rows), np.maximum(table.product[rows], 0)])
+
+
+def _levelled(table: PriceTable, rows: Ints, effects: list[Ints]) -> PriceTable:
+    """Log price and log units of these rows without a level for each code of each effect."""
+    matrix, units = table.matrix.copy(), table.log_units.copy()
+    matrix[rows, PRICE] = _without(matrix[rows, PRICE], effects)
+    units[rows] = _without(units[rows], effects)
+    return replace(table, matrix=matrix, log_units=units)
+
+
+def _periods(table: PriceTable, rows: Ints) -> Ints:
+    """Number of each of these rows' period in order of time. The file has a time."""
+    assert table.period is not None
+    return np.unique(table.period[rows], return_inverse=True)[1].ravel()
 
 
 def within(table: PriceTable, fold: Ints) -> Estimate:
@@ -123,11 +155,8 @@ def within(table: PriceTable, fold: Ints) -> Estimate:
     rows = np.flatnonzero(table.usable)
     effects = [table.series[rows]]
     if table.period is not None:
-        effects.append(np.unique(table.period[rows], return_inverse=True)[1])
-    matrix, units = table.matrix.copy(), table.log_units.copy()
-    matrix[rows, PRICE] = _without(matrix[rows, PRICE], effects)
-    units[rows] = _without(units[rows], effects)
-    return slope(residuals(replace(table, matrix=matrix, log_units=units), fold))
+        effects.append(_periods(table, rows))
+    return slope(residuals(_levelled(table, rows, effects), fold))
 
 
 def slope(found: Residuals) -> Estimate:
@@ -243,7 +272,34 @@ def _regression(found: Residuals, basis: Floats) -> tuple[Floats, Floats]:
         together = np.unique(found.place, return_inverse=True)[1]
         sums = np.column_stack([np.bincount(together, column) for column in scores.T]).astype(np.float64)
         error = np.maximum(error, _error(bread, sums))
+    if found.series is not None and found.period is not None:
+        error = np.maximum(error, _error_through_time(bread, scores, found.series, found.period))
     return value, error
+
+
+def _error_through_time(bread: Floats, scores: Floats, series: Ints, period: Ints) -> Floats:
+    """Standard errors if the scores of a series go together the more, the nearer their periods are.
+
+    Bartlett weights up to 1.3 √T periods apart (Lazarus, Lewis, Stock and Watson 2018), widened by what the
+    quantile for so many lags has over the normal one (Kiefer and Vogelsang 2005, table 1). 0 for too few
+    periods.
+    """
+    periods = int(period.max()) + 1
+    if periods < LEAST_PERIODS:
+        return np.zeros(scores.shape[1])
+    reach = int(np.ceil(1.3 * np.sqrt(periods)))
+    cell, row = np.unique(series * 2 * periods + period, return_inverse=True)
+    sums = np.column_stack([np.bincount(row.ravel(), column) for column in scores.T])
+    meat = sums.T @ sums
+    for lag in range(1, reach + 1):
+        later = np.minimum(np.searchsorted(cell, cell + lag), len(cell) - 1)
+        there = cell[later] == cell + lag
+        both = sums[there].T @ sums[later[there]]
+        meat += (1.0 - lag / (reach + 1)) * (both + both.T)
+    share = reach / periods
+    wider = (NORMAL_95 + 2.9694 * share + 0.4160 * share**2 - 0.5324 * share**3) / NORMAL_95
+    found: Floats = wider * np.sqrt(np.maximum(np.diag(bread @ meat @ bread), 0.0))
+    return found
 
 
 def _error(bread: Floats, scores: Floats) -> Floats:

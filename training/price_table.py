@@ -1,7 +1,7 @@
 """A table of past prices as arrays: what was asked, what was sold, and what was known beside it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,14 @@ MONDAY = 3
 """1970-01-01 was a Thursday, Monday = 0."""
 YEAR_DAYS = 365.25
 TIME = (DAY, "day_of_week", "day_of_year")
+_KEPT = ("log_price", "product", *TIME)
 MOST_LEVELS = 100
 """More products have no line of their own."""
+KNOTS = 6
+LEAST_TO_BEND = 10
+"""A number with fewer values, or as many, has no spline."""
+MOST_TO_PAIR = 20
+"""More numbers are not multiplied with each other."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,13 @@ class PriceTable:
         """Rows with a price and units above 0."""
         return np.isfinite(self.matrix[:, PRICE]) & np.isfinite(self.log_units)
 
+    def without(self, columns: Collection[str]) -> "PriceTable":
+        """The same as if these columns of the context had not been given: NaN. Others are no complaint."""
+        blank = [place for place, name in enumerate(self.names) if name in columns and name not in _KEPT]
+        matrix = self.matrix.copy()
+        matrix[:, blank] = np.nan
+        return replace(self, matrix=matrix)
+
     @property
     def series(self) -> Ints:
         """Number of what is sold time and again: a product at a place, shape (n,)."""
@@ -70,13 +83,47 @@ def design(table: PriceTable) -> Floats:
     codes = np.unique(table.product)
     own = table.product[:, None] == (codes if len(codes) <= MOST_LEVELS else codes[:0])
     columns = [np.ones((len(own), 1)), own.astype(np.float64), *_seasons(table, own)]
-    numbers = [name for name in table.names[1:] if name not in (*TIME, "product", *table.words)]
-    context = table.matrix[:, [table.names.index(name) for name in numbers]]
-    for column in context.T:
+    return np.column_stack([*columns, *_numbers_of_context(table)])
+
+
+def curved_design(table: PriceTable) -> Floats:
+    """The same with cubic splines of the context's numbers, and the products of each two of them.
+
+    What prices and demand have in common may bend, and trees follow a bend in steps.
+    """
+    numbers = _numbers_of_context(table)
+    bends = [_spline(column) for column in numbers if len(np.unique(column)) > LEAST_TO_BEND]
+    products = (
+        [one * other for place, one in enumerate(numbers) for other in numbers[:place]]
+        if len(numbers) <= MOST_TO_PAIR
+        else []
+    )
+    return np.column_stack([design(table), *(_scaled(each) for each in (*bends, *products))])
+
+
+def _numbers_of_context(table: PriceTable) -> list[Floats]:
+    """Each number of the context that differs, of mean 0 and spread 1, 0 where unknown; shape (n, 1)."""
+    names = [name for name in table.names[1:] if name not in (*TIME, "product", *table.words)]
+    columns, found = [table.matrix[:, [table.names.index(name)]] for name in names], []
+    for column in columns:
         known = column[np.isfinite(column)]
         if len(known) and np.ptp(known):
-            columns.append(np.nan_to_num((column - known.mean()) / known.std())[:, None])
-    return np.column_stack(columns)
+            found.append(np.nan_to_num((column - known.mean()) / known.std()))
+    return found
+
+
+def _spline(column: Floats) -> Floats:
+    """Squares, cubes, and cubes from `KNOTS` evenly filled knots on (a cubic spline by truncated powers)."""
+    knots = np.unique(np.quantile(column, np.linspace(0.0, 1.0, KNOTS + 2)[1:-1]))
+    found: Floats = np.column_stack([column**2, column**3, np.maximum(column - knots, 0.0) ** 3])
+    return found
+
+
+def _scaled(columns: Floats) -> Floats:
+    """Columns of mean 0 and spread 1; those that never differ are 0."""
+    spread = columns.std(axis=0)
+    found: Floats = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, np.inf)
+    return found
 
 
 def _seasons(table: PriceTable, own: Flags) -> list[Floats]:

@@ -5,12 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from features.fraud import FRAUD
+from features.pricing import PRICING
 from features.state import Floats
-from infra.settings import FraudPolicy, Objective, PricingPolicy
-from training import demand, quoting
+from infra.settings import FraudPolicy, Objective, PricingPolicy, Settings
+from training import card, demand, models, quoting
+from training.champions import Champions
+from training.fraud_policy import passed_share
 from training.pricing_log import Past
 from training.pricing_policy import NO_FRAUD, FraudLoss, Offers, Terms, value
 from training.quoting import Demand
+
+WITHOUT_MODEL = ("", "rules")
+"""Versions that quotes of no model carry."""
 
 
 @dataclass(frozen=True)
@@ -83,3 +90,24 @@ class Pricer:
         of_any = np.where(np.isnan(known) | (known == shopper), self.fraud_share or 0.0, known)
         ours = self.rules.asks_who_pays & ~np.isnan(shopper)
         return FraudLoss.of(np.where(ours, shopper, of_any), self.costs)
+
+
+def pricers(champions: Champions, chosen: Settings, versions: set[str]) -> dict[str, Pricer]:
+    """The settings' policy with each model that quoted, as far as they are kept and know our features.
+
+    What it did not know of fraud when it quoted, it does not know now.
+    """
+    present, costs = chosen.pricing, chosen.fraud
+    found = {version: Pricer(present, None, costs) for version in versions & set(WITHOUT_MODEL)}
+    for version in versions - set(WITHOUT_MODEL):
+        if champions.kept(PRICING.domain, version):
+            model = models.load(champions.folder(PRICING.domain, version))
+            if model.card.feature_hash == PRICING.hash:
+                found[version] = Pricer(present, model, costs)
+    return found
+
+
+def fraud_share(champions: Champions) -> float | None:
+    """Of the payments that pass, as the fraud champion's card says; None without one."""
+    champion = champions.current(FRAUD.domain)
+    return None if champion is None else passed_share(card.read(champion.folder).extra)

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import replay
-from features.pricing import PRICING, impersonal
+from features.pricing import PRICING, PRODUCT, impersonal
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from infra.settings import PricingPolicy, Settings
 from ingestion import file_source, mapping
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
+from ingestion.history import DAY_US, OUTCOMES, QUOTES, History, completed
 from training import bid_prices, booster, demand_model, elasticity, metrics, plots
 from training.card import Card
-from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
+from training.dataset import Dataset, Objects, Span, Window, finished, holdout_start, states_before
 from training.demand import doubt_of
 from training.demand_model import DemandModel
 from training.departures import in_stock, learned
@@ -26,6 +26,8 @@ from training.gate import Comparison, Evidence
 from training.models import Scorer
 from training.parity import common, groups_of, parity
 from training.pricing_file import evaluate
+from training.pricing_judging import LogJudgement, judged_by_log
+from training.pricing_log import LOGGED, logged
 from training.stores import feature_store
 from training.tasks import EventFile, Incumbent, Task, Trial
 
@@ -44,10 +46,11 @@ def from_history(settings: Settings, window: Window) -> Dataset:
     with replay.alone(settings.home, PRICING.domain):
         replay.refresh(settings.home, history, PRICING.domain)
         spine = replay.spine(settings.home, PRICING.domain, window.start_us, _matured_us(window) + 1)
-        matrix = joined(PRICING, _without_persons(spine, settings.pricing), feature_store(settings, PRICING))
+        states = states_before(PRICING, spine, feature_store(settings, PRICING))
+    known = _Known(finished(PRICING, _without_persons(spine, settings.pricing), states), states[PRODUCT.name])
     outcomes = history.read(OUTCOMES, None, window.cutoff_us + 1, ["quote_id", "event_time_us", "units"])
-    described = history.read(QUOTES, window.start_us, _matured_us(window) + 1, _DESCRIBED)
-    return _dataset(spine, matrix, outcomes, described, window, settings.pricing)
+    described = history.read(QUOTES, window.start_us, _matured_us(window) + 1, [*_DESCRIBED])
+    return _dataset(spine, known, outcomes, described, window, settings.pricing)
 
 
 def from_file(settings: Settings, file: EventFile, span: Span) -> Dataset:
@@ -64,13 +67,15 @@ def from_tables(
     if not quotes.num_rows or not outcomes.num_rows:
         raise UserError(f"expected quotes and outcomes, got {quotes.num_rows} and {outcomes.num_rows}.")
     unused = policy.unused if policy else ()
-    values = replay.matrix_of(PRICING, quotes, outcomes, lambda asked: impersonal(asked, unused)).values
+    states = replay.states_before(PRICING, quotes, outcomes)
+    known = replay.matrix_of(PRICING, quotes, outcomes, lambda asked: impersonal(asked, unused), states)
     times, arrived = quotes["event_time_us"].to_numpy(), outcomes["event_time_us"].to_numpy()
     window = span.window(int(max(times.max(), arrived.max())))
     start_us = times.min() if window.start_us is None else window.start_us
     chosen = (times >= start_us) & (times <= _matured_us(window))
     rows = quotes.filter(pa.array(chosen))
-    return _dataset(rows, values[chosen], outcomes, rows, window, policy)
+    known_then = _Known(known.values[chosen], states[PRODUCT.name][chosen])
+    return _dataset(rows, known_then, outcomes, completed(QUOTES, rows), window, policy)
 
 
 def _without_persons(spine: pa.Table, policy: PricingPolicy) -> pa.Table:
@@ -92,8 +97,9 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     before, after = in_stock(data).split(start_us)
     _enough(before)
     simple = elasticity.fit(before.matrix, before.target, data.features)
+    challenger = trained_with_doubt(_until(data, start_us))
     chances = {
-        "lightgbm": train(before).predict(after.matrix),
+        "lightgbm": challenger.predict(after.matrix),
         BASELINE: simple.predict(after.matrix, data.features),
     }
     if incumbent and incumbent.model.card.feature_hash == PRICING.hash:
@@ -104,7 +110,13 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
         trained_with_doubt(data),
         before,
         incumbent.notes(PRICING.hash, start_us) if incumbent else (),
+        judged_by_log(after, challenger, settings),
     )
+
+
+def _until(data: Dataset, end_us: int) -> Dataset:
+    """Quotes before a time, as if nothing were known of requests after it."""
+    return replace(data.split(end_us)[0], cutoff_us=end_us)
 
 
 def train(data: Dataset) -> DemandModel:
@@ -146,7 +158,12 @@ class _Judged:
         } | metrics.of_scores(self.rows.target, chance)
 
     def trial(
-        self, chances: Mapping[str, Floats], model: DemandModel, before: Dataset, notes: tuple[str, ...]
+        self,
+        chances: Mapping[str, Floats],
+        model: DemandModel,
+        before: Dataset,
+        notes: tuple[str, ...],
+        by_log: LogJudgement,
     ) -> Trial:
         """Everything about a trial whose model's chances come under `lightgbm`."""
         figures = {name: self.figures(chance) for name, chance in chances.items()}
@@ -155,11 +172,12 @@ class _Judged:
         return Trial(
             model=model,
             parameters={**booster.STEADY, **demand_model.TREES},
-            metrics=own,
+            metrics=own | by_log.metrics,
             rivals=figures,
             headline=HEADLINE,
             comparisons=tuple(_compared(own, figures)),
             evidence=self._evidence(),
+            limits=by_log.limits,
             test_start_us=int(self.rows.time_us[0]) if len(self.rows) else before.cutoff_us,
             rows_train=len(before),
             rows_test=len(self.rows),
@@ -170,7 +188,8 @@ class _Judged:
                 "parity.json": parity(self.rows),
             },
             figures=self._plots(chances["lightgbm"], model, slices),
-            notes=notes,
+            notes=(*notes, *by_log.notes),
+            off_policy=by_log.figures,
         )
 
     def _elasticity(self) -> dict[str, float]:
@@ -255,20 +274,31 @@ def _units(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> Floats:
     return found
 
 
-_DESCRIBED = ["quote_id", "segment", "context"]
+_DESCRIBED = ("quote_id", "segment", "context", *LOGGED)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was known at each quote."""
+
+    matrix: Floats
+    """Features, shape (n, features)."""
+    product: Floats
+    """State of its product, shape (n, columns of `PRODUCT`)."""
 
 
 def _dataset(
     rows: pa.Table,
-    matrix: Floats,
+    known: _Known,
     outcomes: pa.Table,
     described: pa.Table,
     window: Window,
     policy: PricingPolicy | None,
 ) -> Dataset:
-    """In order of time; `described` has segment and context by quote id."""
+    """In order of time; `described` has the columns `_DESCRIBED` by quote id."""
     ids = rows["quote_id"].to_pandas().to_numpy(object)
     units = _units(ids, outcomes, window.cutoff_us)
+    time_us: Ints = rows["event_time_us"].to_numpy()
     said = described.select(_DESCRIBED).to_pandas().drop_duplicates("quote_id")
     said = said.set_index("quote_id").reindex(ids)
     columns = {
@@ -276,8 +306,8 @@ def _dataset(
         "product_name": rows["product_id"].to_pandas().to_numpy(object),
         "segment_name": said["segment"].to_numpy(object),
         **groups_of(said, policy.personal if policy and policy.use_personal else ()),
+        **logged(said, known.product, time_us),
     }
-    time_us: Ints = rows["event_time_us"].to_numpy()
     order = np.argsort(time_us, kind="stable")
     sold: Flags = units > 0
     return Dataset(
@@ -285,7 +315,7 @@ def _dataset(
         feature_hash=PRICING.hash,
         ids=ids[order],
         time_us=time_us[order],
-        matrix=matrix[order],
+        matrix=known.matrix[order],
         target=sold.astype(np.float64)[order],
         columns={name: column[order] for name, column in columns.items()},
         cutoff_us=window.cutoff_us,

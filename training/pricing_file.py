@@ -1,6 +1,7 @@
 """Demand and elasticity of a table of past prices: `tollgate evaluate pricing`."""
 
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,15 +41,47 @@ def evaluate(settings: Settings, options: EvaluateOptions) -> dict[str, Any]:
         "demand_rmse_log": demand_error(table, fold),
         "rows": int(table.usable.sum()),
         "rows_left_out": int((~table.usable).sum()),
+        "rows_without_cost": int((~np.isfinite(table.cost)).sum()),
     }
+    notes = _left_out(table)
     if options.test_from is not None:
         ahead = sales_forecast.forecast(table, _period(options.test_from, table))
         found["forecast"] = {"test_from": options.test_from, **ahead.errors(table.log_units)}
     if options.out is not None:
-        prices = recommended(table, fold, _candidates(table, options), objective, settings)
+        unused = settings.pricing.unused
+        known = table.without(unused)
+        prices = recommended(known, fold, _candidates(table, options), objective, settings)
         pq.write_table(pa.table({"recommended_price": prices}), options.out)
         found |= {"objective": objective, "out": str(options.out)}
-    return found | {"seconds": time.perf_counter() - began}
+        notes += _of_recommended(table, objective, unused)
+    return found | {"notes": notes, "seconds": time.perf_counter() - began}
+
+
+def _left_out(table: PriceTable) -> list[str]:
+    """What a reader should know of rows that demand and elasticity are not told by."""
+    wrong = ~table.usable
+    if not wrong.any():
+        return []
+    count, unpriced = int(wrong.sum()), int((~np.isfinite(table.matrix[:, PRICE])).sum())
+    return [
+        f"{count:,} of {len(wrong):,} rows are left out of demand and elasticity: {unpriced:,} without a"
+        f" price above 0, {count - unpriced:,} others without units above 0"
+    ]
+
+
+def _of_recommended(table: PriceTable, objective: Objective, unused: Collection[str]) -> list[str]:
+    """The same of the recommended prices."""
+    found, wrong = [], int((~table.usable).sum())
+    if wrong:
+        found.append(f"these {wrong:,} rows have a recommended price too, by what the others tell")
+    uncosted = int((~np.isfinite(table.cost)).sum())
+    if uncosted and objective != "revenue":
+        found.append(f"{uncosted:,} rows have no {COST!r}: they were priced as if a unit cost nothing")
+    if personal := [name for name in table.names if name in unused]:
+        found.append(
+            f"recommended prices know nothing of {', '.join(personal)}, which the policy calls personal"
+        )
+    return found
 
 
 def elasticities(table: PriceTable, fold: Ints, by: str | None = None) -> dict[str, Any]:

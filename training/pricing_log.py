@@ -2,20 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
 import pandas as pd
-import pyarrow as pa
+from numpy.typing import NDArray
 
-from features import replay
-from features.pricing import PRICING, PRODUCT, day_price, last_price
+from features.pricing import day_price, last_price
 from features.state import MICROSECONDS, Flags, Floats, Ints
 from infra.settings import Product
 from ingestion.events import FRAUD_PROBABILITY
-from training import pricing
-from training.dataset import Dataset, Objects, Span
+from training.dataset import Dataset, Objects
 from training.pricing_policy import Terms
+
+NUMBERS = ("price", "propensity", "list_price", "unit_cost", FRAUD_PROBABILITY)
+WORDS = ("objective", "model_version")
+LOGGED = (*NUMBERS, *WORDS, "held")
+"""Columns of the history's quotes that a policy is judged by."""
 
 
 @dataclass(frozen=True)
@@ -54,53 +58,46 @@ class Past:
         return Past(**columns, terms=terms)
 
 
-def past_of(
-    quotes: pa.Table, outcomes: pa.Table, span: Span, catalogue: Mapping[str, Product]
-) -> tuple[Past, dict[str, int]]:
-    """Matured quotes that a policy can be judged by, and how many others there are, by reason.
+def logged(quotes: pd.DataFrame, states: Floats, time_us: Ints) -> dict[str, NDArray[Any]]:
+    """Columns of a data set that `past_of` reads, each of shape (n,).
 
     Args:
-        quotes: rows of the history, with their places in the log.
-        outcomes: rows of the history.
-        span: which of them are asked for.
-        catalogue: products by id.
-
-    Raises:
-        UserError: there are no quotes or no outcomes at all.
+        quotes: `LOGGED` and `context` of each quote.
+        states: of each quote's product before it, shape (n, columns of `PRODUCT`).
+        time_us: when each was asked for.
     """
-    data = pricing.from_tables(quotes, outcomes, span)
-    states = replay.states_before(PRICING, quotes, outcomes)[PRODUCT.name]
-    wanted = [
-        "quote_id",
-        "price",
-        "propensity",
-        "objective",
-        "model_version",
-        "held",
-        "list_price",
-        "unit_cost",
-        "context",
-        FRAUD_PROBABILITY,
-    ]
-    described = (
-        quotes.select(wanted)
-        .to_pandas()
-        .assign(
-            last_price=last_price(states),
-            day_price=day_price(states, quotes["event_time_us"].to_numpy() / MICROSECONDS),
-        )
-    )
-    described = described.drop_duplicates("quote_id").set_index("quote_id").reindex(data.ids)
-    products = data.columns["product_name"]
+    return {
+        **{name: quotes[name].to_numpy(np.float64) for name in NUMBERS},
+        **{name: quotes[name].fillna("").to_numpy(object) for name in WORDS},
+        "held": quotes["held"].eq(True).to_numpy(np.bool_),
+        "last_price": last_price(states),
+        "day_price": day_price(states, time_us / MICROSECONDS),
+        "shopper_probability": _told(quotes["context"]),
+    }
+
+
+def drawn(data: Dataset) -> Flags:
+    """Quotes whose price was drawn with a known chance, shape (n,)."""
+    found: Flags = data.columns["propensity"] > 0
+    return found
+
+
+def past_of(data: Dataset, catalogue: Mapping[str, Product]) -> tuple[Past, dict[str, int]]:
+    """The quotes that a policy can be judged by, and how many others there are, by reason.
+
+    Args:
+        data: matured quotes, as `training.pricing` makes them.
+        catalogue: products by id.
+    """
+    known = np.isin(data.columns["product_name"].astype(str), list(catalogue))
     reasons = {
-        "without a propensity": ~(described["propensity"].to_numpy(np.float64) > 0),
-        "that repeat a price for the same context": described["held"].eq(True).to_numpy(),
-        "without a unit cost": described["unit_cost"].isna().to_numpy(),
-        "of products that are not in the catalogue": ~np.isin(products.astype(str), list(catalogue)),
+        "without a propensity": ~drawn(data),
+        "that repeat a price for the same context": data.columns["held"],
+        "without a unit cost": np.isnan(data.columns["unit_cost"]),
+        "of products that are not in the catalogue": ~known,
     }
     left_out, usable = _parted(reasons, len(data))
-    chosen = data.rows(usable)
-    return _past(chosen, described[usable], catalogue), left_out
+    return _past(data.rows(usable), catalogue), left_out
 
 
 def _parted(reasons: Mapping[str, Flags], n: int) -> tuple[dict[str, int], Flags]:
@@ -112,26 +109,26 @@ def _parted(reasons: Mapping[str, Flags], n: int) -> tuple[dict[str, int], Flags
     return left_out, usable
 
 
-def _past(data: Dataset, described: pd.DataFrame, catalogue: Mapping[str, Product]) -> Past:
-    products = [catalogue[name] for name in data.columns["product_name"]]
-    column = {name: described[name].to_numpy(np.float64) for name in ("list_price", "unit_cost")}
+def _past(data: Dataset, catalogue: Mapping[str, Product]) -> Past:
+    column = data.columns
+    products = [catalogue[name] for name in column["product_name"]]
     limits = [
         np.array([getattr(each, name) for each in products]) for name in ("floor", "ceiling", "max_step")
     ]
     return Past(
         time_us=data.time_us,
         matrix=data.matrix,
-        price=described["price"].to_numpy(np.float64),
-        units=data.columns["units"],
-        propensity=described["propensity"].to_numpy(np.float64),
-        last_price=described["last_price"].to_numpy(np.float64),
-        day_price=described["day_price"].to_numpy(np.float64),
-        product=data.columns["product_name"],
-        objective=described["objective"].fillna("").to_numpy(object),
+        price=column["price"],
+        units=column["units"],
+        propensity=column["propensity"],
+        last_price=column["last_price"],
+        day_price=column["day_price"],
+        product=column["product_name"],
+        objective=column["objective"],
         own_objective=np.array([each.objective is not None for each in products], np.bool_),
-        version=described["model_version"].fillna("").to_numpy(object),
-        fraud_probability=described[FRAUD_PROBABILITY].to_numpy(np.float64),
-        shopper_probability=_told(described["context"]),
+        version=column["model_version"],
+        fraud_probability=column[FRAUD_PROBABILITY],
+        shopper_probability=column["shopper_probability"],
         terms=Terms(column["list_price"], column["unit_cost"], *limits),
     )
 

@@ -152,11 +152,17 @@ def record_of(task: str, data: Dataset, trial: Trial, verdict: Verdict, reason: 
         documents={
             "features.json": {"hash": data.feature_hash, "names": data.features},
             "importance.json": trial.model.importance(),
-            "verdict.json": asdict(verdict),
+            "verdict.json": _judged(verdict, trial),
             **trial.documents,
         },
         figures=trial.figures,
     )
+
+
+def _judged(verdict: Verdict, trial: Trial) -> dict[str, Any]:
+    """The verdict, and what the log says of the model's decisions where it was asked."""
+    plain: dict[str, Any] = finite(asdict(verdict))
+    return plain | {"off_policy": finite(dict(trial.off_policy))} if trial.off_policy else plain
 
 
 def _tags(data: Dataset, trial: Trial, verdict: Verdict, reason: Reason) -> dict[str, str]:

@@ -49,6 +49,8 @@ class Trial:
     figures: Mapping[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a reader of the verdict should know."""
+    off_policy: Mapping[str, float] = field(default_factory=dict)
+    """What the log of past decisions says of the model's own; kept with the verdict."""
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,12 @@ def few(data: Dataset) -> Dataset:
 def test_the_champion_is_the_one_to_beat(trial: Trial, data: Dataset, settings: Settings) -> None:
     judged = pricing.learn(few(data), Incumbent("1", trial.model), settings)
     assert {each.rival_name for each in judged.comparisons} == {"champion"}
-    assert judged.notes == ("champion 1 has learned from part of the test window, which favours it",)
+    assert judged.notes == (
+        "champion 1 has learned from part of the test window, which favours it",
+        "prices were not judged by the log: expected propensities of past quotes, none of"
+        f" {judged.rows_test} in the test window has one.",
+    )
+    assert judged.limits == ()
 
 
 def test_a_champion_of_other_features_is_not_compared(

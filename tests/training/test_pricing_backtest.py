@@ -20,7 +20,7 @@ from features.pricing import OUTCOME, PRODUCT, QUOTE, event_values
 from features.state import Events, Floats, Ints, States, fold
 from infra import cli
 from infra.errors import UserError
-from infra.settings import Objective, PricingPolicy, Product, load, policy_version
+from infra.settings import Objective, PricingPolicy, Product, Settings, load, policy_version
 from ingestion import simulated
 from ingestion.events import QuoteRequest
 from ingestion.file_source import placed
@@ -30,25 +30,20 @@ from ingestion.simulators.market import Market, MarketProcess, catalogue
 from ingestion.simulators.market import Quotes as Asked
 from serving.pricing import Known, Policy, quote
 from training import card as cards
-from training import demand, pricing
+from training import demand, pricing, runs
 from training.card import Card, Trained
 from training.champions import Champions
-from training.dataset import Span
+from training.dataset import Dataset, Span
 from training.demand_model import DemandModel
 from training.fraud_policy import PASSED
-from training.gate import judge
+from training.gate import Limit, Verdict, judge
 from training.off_policy import DOUBLE, INVERSE, NORMALISED, Judgement
 from training.pricer import Pricer
-from training.pricing_backtest import (
-    LEAST_CHANCE,
-    PricingBacktest,
-    challenger_limit,
-    compared,
-    judged,
-    weighed,
-)
+from training.pricing_backtest import PricingBacktest, told_of
+from training.pricing_judging import LEAST_CHANCE, compared, judged, judged_by_log, weighed, worth_limit
 from training.pricing_log import Past, past_of
 from training.pricing_policy import Offers, choose
+from training.quoting import Demand
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +75,10 @@ class Log:
     outcomes: pa.Table
 
     def past(self, products: dict[str, Product] = PRODUCTS) -> tuple[Past, dict[str, int]]:
-        return past_of(self.quotes, self.outcomes, Span(), products)
+        return past_of(self.data(), products)
+
+    def data(self) -> Dataset:
+        return pricing.from_tables(self.quotes, self.outcomes, Span(), PRESENT)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +196,13 @@ def plain() -> Log:
 def tried(log: Log, model: DemandModel | None, **changed: Any) -> PricingBacktest:
     past, left = log.past()
     version = "rules" if model is None else "1"
-    return judged(past, {version: Pricer(PRESENT, model)}, Pricer(policy(**changed), model), PRESENT, left)
+    return told(past, {version: Pricer(PRESENT, model)}, Pricer(policy(**changed), model), PRESENT, left)
+
+
+def told(
+    past: Past, quoted: dict[str, Pricer], new: Pricer, present: PricingPolicy, left: dict[str, int]
+) -> PricingBacktest:
+    return told_of(judged(past, quoted, new, present, left), new)
 
 
 def test_every_propensity_comes_out_again(log: Log, plain: Log, model: DemandModel) -> None:
@@ -231,7 +235,7 @@ def test_mixes_own_objectives_and_fraud_come_out_again_too(model: DemandModel, o
     assert (compared(past, {"1": quoted}, new, rules).weight == 1.0).all(), "the same policy"
     lost = new.fraud(past).expected(past.price)
     gain = 0.7 * (past.price - past.terms.unit_cost - lost) + 0.3 * past.price
-    assert found.judged.logged.value == pytest.approx(float((gain * past.units).mean()))
+    assert found.judgement.logged.value == pytest.approx(float((gain * past.units).mean()))
     assert found.measure == f"{MIX} after fraud"
 
 
@@ -283,8 +287,8 @@ def test_the_policy_of_the_settings_gains_nothing(log: Log, model: DemandModel) 
     found = tried(log, model)
     assert found.judged.conclusion == "no difference seen"
     assert found.judged.effective_size > 0.95 * found.quotes
-    gain = found.judged.estimates[NORMALISED].gain
-    assert abs(gain.value) < 0.02 * found.judged.logged.value
+    for each in found.judged.estimates.values():
+        assert (each.gain.low, each.gain.value, each.gain.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-9)
 
 
 @dataclass(frozen=True)
@@ -388,12 +392,17 @@ def test_a_challenger_that_is_shown_to_be_worse_fails_the_gate(redrawn: Redrawn,
     present, past = Pricer(PRESENT, model), redrawn.drawn(np.random.default_rng(1), noisy=False)
     past = replace(past, units=(past.price < past.last_price).astype(np.float64))
     flat = Pricer(PRESENT, Flat(model.card))
-    worse = challenger_limit(past, {"1": present}, flat)
+    worse = limit_of(past, present, flat)
     assert worse.value < worse.low == 0.0
     assert not judge([], [], 0.0, [worse]).passed
-    assert judge([], [], 0.0, [challenger_limit(past, {"1": present}, present)]).passed
+    assert judge([], [], 0.0, [limit_of(past, present, flat, most_loss=1.0)]).passed, "so much may be lost"
+    assert judge([], [], 0.0, [limit_of(past, present, present)]).passed
     few = past.rows(np.arange(len(past)) < 30)
-    assert np.isnan(challenger_limit(few, {"1": present}, flat).value), "too few quotes say nothing"
+    assert np.isnan(limit_of(few, present, flat).value), "too few quotes say nothing"
+
+
+def limit_of(past: Past, quoted: Pricer, challenger: Pricer, most_loss: float = 0.0) -> Limit:
+    return worth_limit(judged(past, {"1": quoted}, challenger, PRESENT, {}), most_loss)
 
 
 class Flat:
@@ -404,6 +413,96 @@ class Flat:
 
     def predict(self, matrix: Floats) -> Floats:
         return np.full(len(matrix), 0.3)
+
+
+def only_cheaper(data: Dataset) -> Dataset:
+    """Only what got cheaper is bought."""
+    column = data.columns
+    units = (column["price"] < column["last_price"]).astype(np.float64)
+    return replace(data, target=units, columns={**column, "units": units})
+
+
+def bought_again(data: Dataset) -> Dataset:
+    """Who buys drawn anew: these buyers of the last days happen to like the old prices."""
+    every = MARKET.quotes(DAYS)
+    asked = take(every, np.searchsorted(every.event_time_us, data.time_us))
+    chance = MARKET.probability(asked, data.columns["price"])
+    units = (np.random.default_rng(4).random(len(chance)) < chance).astype(np.float64)
+    return replace(data, target=units, columns={**data.columns, "units": units})
+
+
+@pytest.fixture
+def chosen(home: Path) -> Settings:
+    """The settings of the home whose champion quoted."""
+    return load()
+
+
+def test_the_gate_hears_what_the_log_says_of_a_challengers_prices(
+    log: Log, model: DemandModel, chosen: Settings
+) -> None:
+    data = only_cheaper(log.data())
+    worse = judged_by_log(data, Flat(model.card), chosen)
+    verdict = judge([], [], 0.0, worse.limits)
+    assert not verdict.passed
+    assert "upper end of the gain in margin a quote, judged from the log, is -" in verdict.reasons[0]
+    assert worse.figures["gain_low"] < worse.figures["gain"] < worse.figures["gain_high"] < 0
+    assert worse.figures["low"] < worse.figures["value"] < worse.figures["high"] < worse.figures["logged"]
+    assert 100 < worse.figures["effective_size"] < worse.figures["quotes"] == len(data)
+    assert 0.95 < worse.figures["supported"] <= 1.0
+
+    same = judged_by_log(data, model, chosen)
+    assert judge([], [], 0.0, same.limits).passed
+    assert same.figures["value"] == pytest.approx(same.figures["logged"], rel=0.1)
+    assert same.metrics["off_policy_gain_high"] == same.figures["gain_high"] == pytest.approx(0.0, abs=1e-9)
+    assert same.notes == (
+        f"the API at {chosen.addresses.api} gave no catalogue, so that of the settings was taken",
+    )
+
+
+def unjudged(data: Dataset, challenger: Demand, chosen: Settings) -> str:
+    """The note on a log that cannot tell and so refuses nothing."""
+    found = judged_by_log(data, challenger, chosen)
+    assert found.limits == ()
+    assert "value" not in found.figures
+    return "; ".join(found.notes)
+
+
+def test_a_log_that_cannot_tell_refuses_no_challenger_and_says_why(
+    log: Log, model: DemandModel, chosen: Settings
+) -> None:
+    data, flat = only_cheaper(log.data()), Flat(model.card)
+    blind = replace(data, columns={**data.columns, "propensity": np.full(len(data), np.nan)})
+    assert f"none of {len(data):,} in the test window has one" in unjudged(blind, flat, chosen)
+    few = data.rows(np.arange(len(data)) < 50)
+    assert "the log has as much to say as" in unjudged(few, flat, chosen)
+    gone = replace(data, columns={**data.columns, "model_version": np.full(len(data), "7", object)})
+    assert f"{len(data):,} of models that are not kept" in unjudged(gone, flat, chosen)
+    dear = chosen.pricing.model_copy(update={"min_margin_share": 0.6, "exploration_share": 0.0})
+    other = chosen.model_copy(update={"pricing": dear})
+    assert "only 0 % of the logged propensities come out again" in unjudged(data, flat, other)
+
+
+def test_a_trial_is_judged_by_the_log_of_its_test_window(log: Log, chosen: Settings) -> None:
+    """The worse one learned that dear is bought, from quotes before a window where only cheap is."""
+    data = bought_again(log.data())
+    good = pricing.learn(data, None, chosen)
+    assert judge([], [], 0.0, good.limits).passed
+    assert good.limits
+    assert good.off_policy["quotes"] == good.rows_test
+    assert good.metrics["off_policy_value"] == good.off_policy["value"]
+
+    old, dear = data.time_us < good.test_start_us, data.columns["price"] > data.columns["last_price"]
+    units = np.where(old, dear, only_cheaper(data).target > 0).astype(np.float64)
+    misled = replace(data, target=units, columns={**data.columns, "units": units})
+    assert not judge([], [], 0.0, pricing.learn(misled, None, chosen).limits).passed
+
+
+def test_the_verdict_keeps_what_the_log_says(log: Log, chosen: Settings) -> None:
+    trial = pricing.learn(log.data(), None, chosen)
+    record = runs.record_of("pricing", log.data(), trial, Verdict(True, ()), runs.Reason("me", "why"))
+    kept = json.loads(json.dumps(record.documents["verdict.json"], allow_nan=False))
+    assert kept == {"passed": True, "reasons": [], "off_policy": trial.off_policy}
+    assert record.metrics["off_policy_effective_size"] == trial.off_policy["effective_size"]
 
 
 def test_the_weight_of_a_price_is_its_neighbours_chance() -> None:
@@ -432,15 +531,18 @@ def test_what_the_log_never_showed_is_refused(log: Log, model: DemandModel) -> N
 
 
 def test_a_log_of_another_policy_than_the_settings_is_refused(log: Log, model: DemandModel) -> None:
-    """It explored half of the quotes, not a fifth: propensities come out again by chance at most."""
+    """It explored half of the quotes, not a fifth: propensities below 1 come out again by chance at most."""
     past, left = log.past()
     present = policy(exploration_share=0.2)
-    found = judged(past, {"1": Pricer(present, model)}, Pricer(present, model), present, left)
-    assert found.left_out["whose propensity does not come out again"] > 0.99 * len(past)
-    assert "only 0 % of the logged propensities come out again" in found.sentence()
+    pricer = Pricer(present, model)
+    used = judged(past, {"1": pricer}, pricer, present, left).used
+    assert (used.propensity < 1.0).sum() < 0.01 * len(past)
+    found = told(past, {"1": pricer}, pricer, present, left)
+    assert found.left_out["whose propensity does not come out again"] == len(past) - len(used)
+    assert "only 1 % of the logged propensities come out again" in found.sentence()
     half = past.rows(np.arange(len(past)) < len(past) // 2)
     off = replace(past, propensity=np.where(np.arange(len(past)) < len(half), 0.3, past.propensity))
-    found = judged(off, {"1": Pricer(PRESENT, model)}, Pricer(PRESENT, model), PRESENT, left)
+    found = told(off, {"1": Pricer(PRESENT, model)}, Pricer(PRESENT, model), PRESENT, left)
     assert "only 50 % of the logged propensities come out again" in found.sentence()
 
 

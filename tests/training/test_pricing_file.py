@@ -13,7 +13,7 @@ from infra.settings import Settings
 from ingestion.history import DAY_US
 from training import cross_fit
 from training.cross_fit import folds
-from training.price_effect import double_machine_learning
+from training.price_effect import residuals, slope
 from training.price_table import PriceTable, table_of
 from training.pricing_file import demand_error, evaluate, least_squares
 from training.tasks import EvaluateOptions, EventFile
@@ -48,7 +48,7 @@ def asked(folder: Path, rows: pa.Table, mapping: str = "", **more: Any) -> Evalu
 
 
 def test_the_correction_finds_the_elasticity_that_the_plain_slope_misses(table: PriceTable) -> None:
-    found = double_machine_learning(table, folds(N))
+    found = slope(residuals(table, folds(N)))
     assert found.low < TRUTH < found.high
     assert found.high - found.low < 0.3
     assert least_squares(table) > -0.5, "prices followed demand"
@@ -112,6 +112,49 @@ def test_objectives_that_a_table_cannot_tell_are_refused(tmp_path: Path, chosen:
             evaluate(
                 chosen, asked(tmp_path, sales(300), objective=objective, out=tmp_path / "prices.parquet")
             )
+
+
+def test_rows_left_out_are_counted_and_said(tmp_path: Path, chosen: Settings) -> None:
+    rows = sales(300)
+    units = np.where(np.arange(300) < 7, 0.0, rows["units"].to_numpy())
+    price = np.where(np.arange(300) == 20, 0.0, rows["price"].to_numpy())
+    gaps = rows.set_column(0, "price", pa.array(price)).set_column(1, "units", pa.array(units))
+    found = evaluate(chosen, asked(tmp_path, gaps, candidates=(2.0, 3.0), out=tmp_path / "prices.parquet"))
+    assert (found["rows"], found["rows_left_out"], found["rows_without_cost"]) == (292, 8, 300)
+    assert found["notes"] == [
+        "8 of 300 rows are left out of demand and elasticity: 1 without a price above 0, 7 others without"
+        " units above 0",
+        "these 8 rows have a recommended price too, by what the others tell",
+    ]
+    assert evaluate(chosen, asked(tmp_path, sales(300)))["notes"] == []
+    grown = asked(tmp_path, sales(300), objective="growth", candidates=(2.0,), out=tmp_path / "p.parquet")
+    assert "300 rows have no 'unit_cost'" in evaluate(chosen, grown)["notes"][0]
+
+
+def test_recommended_prices_know_nothing_of_a_person_without_permission(
+    tmp_path: Path, chosen: Settings
+) -> None:
+    """The rich pay any price, the poor only the low one; told apart by a word or by a number."""
+    rng = np.random.default_rng(5)
+    rich, price = rng.random(1_500) < 0.5, rng.choice([1.0, 2.0], 1_500)
+    units = np.where(rich, 10.0, np.where(price > 1, 1.0, 12.0)) * np.exp(0.05 * rng.standard_normal(1_500))
+    words = pa.array(np.where(rich, "rich", "poor"))
+    rows = pa.table({"price": price, "units": units, "purse": words, "income": rich + rng.random(1_500) / 9})
+    mapping = 'price = "price"\nunits = "units"\ncontext = ["purse", "income"]'
+    options = asked(tmp_path, rows, mapping, candidates=(1.0, 2.0), out=tmp_path / "prices.parquet")
+
+    def told_apart(**changed: Any) -> bool:
+        policy = chosen.pricing.model_copy(update=changed)
+        found = evaluate(chosen.model_copy(update={"pricing": policy}), options)
+        prices = pq.read_table(tmp_path / "prices.parquet")["recommended_price"].to_numpy()
+        apart = bool(abs(prices[rich].mean() - prices[~rich].mean()) > 0.5)
+        assert any("know nothing of purse, income" in note for note in found["notes"]) is not apart
+        return apart
+
+    personal = ("purse", "income", "age")
+    assert told_apart(personal=())
+    assert told_apart(personal=personal, use_personal=True)
+    assert not told_apart(personal=personal)
 
 
 def test_margin_without_costs_is_refused(tmp_path: Path, chosen: Settings) -> None:
