@@ -369,10 +369,13 @@ def test_prices_nearby_stand_for_each_other_without_harm(
 
 
 def test_the_models_expectation_is_that_of_every_offer(log: Log, model: DemandModel) -> None:
-    """Chance by chance, with two units a sale."""
+    """Chance by chance, with two units a sale, but nothing is gained where both offer the same."""
     past = log.past()[0].rows(np.arange(50))
-    pairs = Pricer(PRESENT, described(model, extra=demand.kept(TWO)))
-    found = compared(past, {"1": pairs}, pairs, PRESENT)
+    quoted = Pricer(PRESENT, described(model, extra=demand.kept(TWO)))
+    again = compared(past, {"1": quoted}, quoted, PRESENT)
+    np.testing.assert_array_equal(again.expected_new, again.expected_shown)
+    pairs = Pricer(policy(exploration_share=0.3), quoted.model)
+    found = compared(past, {"1": quoted}, pairs, PRESENT)
     shown = 2.0 * model.predict(past.matrix)
     margin = past.price - past.terms.unit_cost
     expected = np.column_stack([shown * margin, shown * past.price, shown])
