@@ -42,7 +42,7 @@ from training.champions import Champions
 from training.rule_book import rule_book
 from training.tracking import Registry
 
-PAST_DAYS = 90
+PAST_DAYS, QUOTE_DAYS = 90, 5
 CONNECTIONS = 32
 PATH, QUOTE_PATH = "/v1/fraud/score", "/v1/prices/quote"
 
@@ -147,7 +147,7 @@ def _past() -> PastEvents:
 
 
 def _market() -> Market:
-    start = midnight(datetime.now(UTC)) - timedelta(days=PAST_DAYS)
+    start = midnight(datetime.now(UTC)) - timedelta(days=PAST_DAYS + QUOTE_DAYS)
     return Market(MarketProcess(seed=1, start=start))
 
 
@@ -199,9 +199,8 @@ def _sell(port: int) -> None:
 
 
 def _quotes(run: str, count: int) -> list[bytes]:
-    """Requests for prices of today, with ids of their own."""
-    market = _market()
-    asked = market.quotes(count // int(market.process.quotes_per_day) + 2, PAST_DAYS)
+    """Requests for prices after the past ones, with ids of their own."""
+    asked = _market().quotes(QUOTE_DAYS, PAST_DAYS)
     return encoded(
         [each | {"quote_id": f"{run}-{i}"} for i, each in enumerate(quote_requests(asked))][:count]
     )
