@@ -282,7 +282,9 @@ def _moved(problem: _Problem, before: _State, after: _State) -> _State:
     weights = after.weights.copy()
     weights[problem.moves] = before.weights[problem.moves] + added
     level = np.append(-np.cumsum(weights[problem.steps][::-1])[::-1], 0.0)
-    return replace(after, weights=weights, level=np.clip(level, -_FARTHEST, _FARTHEST))
+    level = np.clip(level, -_FARTHEST, _FARTHEST)
+    weights[problem.steps] = np.diff(level)  # what the next fit starts from is what is kept
+    return replace(after, weights=weights, level=level)
 
 
 def _widened(problem: _Problem, state: _State) -> _State:
