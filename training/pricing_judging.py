@@ -56,13 +56,13 @@ class Compared:
     again: Flags
     """Where the logged propensity comes out again, shape (n,)."""
     weight: Floats
-    """Of the new policy's chance against the log's, of `weighed`, shape (n,)."""
+    """Of the new policy's chance against the log's, of `weighed`, shape (n,); 1 where both offer the same."""
     unsupported: Floats
-    """Shape (n,)."""
+    """Share of the new policy's chance that the log cannot judge, shape (n,); 0 where both offer the same."""
     expected_shown: Floats
     """Expected worth by `_measures` at the price shown, (n, 3 or 4); NaN without a model, as the next."""
     expected_new: Floats
-    """The same under the new policy; where both offer the same, at the price shown: there nothing is gained,
+    """The same under the new policy. Where both offer the same, at the price shown: nothing is gained there,
     whatever price chance chose."""
 
 
@@ -229,9 +229,16 @@ def _compared(past: Past, quoted: Pricer, new: Pricer, present: PricingPolicy) -
     the_policys = theirs == present.objective and not past.own_objective[0]
     offered = new.offers(past, new.rules.objective if the_policys else theirs)
     again = np.isclose(np.minimum(old.propensity(past.price), 1.0), past.propensity, rtol=1e-6)
+    weight, unsupported = weighed(old, offered, past.price)
     shown, expected = _expected(past, new, offered)
-    gained = np.where(_same(old, offered)[:, None], shown, expected)
-    return Compared(again, *weighed(old, offered, past.price), shown, gained)
+    same = _same(old, offered)
+    return Compared(
+        again,
+        weight=np.where(same, 1.0, weight),
+        unsupported=np.where(same, 0.0, unsupported),
+        expected_shown=shown,
+        expected_new=np.where(same[:, None], shown, expected),
+    )
 
 
 def _objective(logged: str, present: PricingPolicy) -> Objective:
@@ -247,8 +254,7 @@ def weighed(old: Offers, new: Offers, shown: Floats) -> tuple[Floats, Floats]:
 
     A price of the new policy stands for the logged policy's prices within `NEAR` of it, as often as the log
     shows each of them: the weight is the sum, over the new policy's prices near the one shown, of its chance
-    over the log's chance of any price near. The mean weight is 1 less what the log could never show. Where
-    both policies offer the same there is nothing to weigh: 1.
+    over the log's chance of any price near. The mean weight is 1 less what the log could never show.
     """
     near = np.abs(old.price[:, None, :] - new.price[:, :, None]) <= NEAR * new.price[:, :, None]
     mass = np.where(near, old.chance[:, None, :], 0.0).sum(axis=2)
@@ -256,8 +262,7 @@ def weighed(old: Offers, new: Offers, shown: Floats) -> tuple[Floats, Floats]:
     share = np.where(mass > 0, new.chance / np.where(mass > 0, mass, 1.0), 0.0)
     weight: Floats = np.where(here, share, 0.0).sum(axis=1)
     unsupported: Floats = np.where(mass < LEAST_CHANCE, new.chance, 0.0).sum(axis=1)
-    same = _same(old, new)
-    return np.where(same, 1.0, weight), np.where(same, 0.0, unsupported)
+    return weight, unsupported
 
 
 def _same(old: Offers, new: Offers) -> Flags:
