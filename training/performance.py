@@ -210,10 +210,10 @@ def decline(tally: Tally, usual: float, dispersion: float, looked: Looked) -> De
     A day's count is Poisson, wider by the dispersion. An alarm stays: the champion that it speaks of must go.
 
     By Ville's inequality each day begins a stretch that reaches the limit ln(`false_alarm_days`) with a
-    probability of at most 1 / `false_alarm_days` while counts are as usual, or less towards `ratio`. So over T
-    days a false alarm has a probability of at most T / `false_alarm_days`, and comes after that many days or
-    more in the mean (Lorden 1971), however often one looks. Above 1 a ratio may be tested before all labels
-    have come: those that lack only lower the sum.
+    probability of at most 1 / `false_alarm_days` while counts are usual, or further away from what is looked
+    for. So over T days a false alarm has a probability of at most T / `false_alarm_days`, and comes after
+    that many days or more in the mean (Lorden 1971), however often one looks. Above 1 a ratio may be tested
+    before all labels have come: those that lack only lower the sum.
 
     Args:
         tally: of the champion's own days.

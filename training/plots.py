@@ -71,6 +71,42 @@ def shares_of_best(lines: Mapping[str, Sequence[Floats]], every: int) -> bytes:
     return _png(figure)
 
 
+def performance_over_time(
+    days: Sequence[Mapping[str, float]], names: Sequence[str], alarms: Mapping[str, int], task: str
+) -> bytes:
+    """Figures of matured days one below the other, over event time, with alarms as vertical marks.
+
+    Args:
+        days: `day`, its number since 1970 UTC, and the figures of each; NaN leaves a gap.
+        names: the figures to show.
+        alarms: day on which each was raised, by what raised it.
+        task: of the champion.
+    """
+    across = np.array([each["day"] for each in days], np.int64).astype("datetime64[D]")
+    figure, all_axes = _stacked(f"Matured performance of {task}", len(names))
+    for axes, name in zip(all_axes, names, strict=True):
+        axes.plot(across, [each.get(name, np.nan) for each in days], "o-", markersize=3)
+        axes.set_ylabel(name.replace("_", " "), fontsize=8)
+        for number, (what, day) in enumerate(alarms.items()):
+            raised = np.datetime64(day, "D")
+            axes.axvline(raised, linestyle="--", color=f"C{number + 1}", label=what.replace("_", " "))
+    if alarms:
+        all_axes[0].legend(fontsize=8)
+    all_axes[-1].tick_params(axis="x", labelsize=7, rotation=30)
+    return _png(figure)
+
+
+def _stacked(title: str, n: int) -> tuple[Any, Sequence[Any]]:
+    """A figure of n axes one below the other that share what lies across."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.9 * n + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    return figure, figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0].tolist()
+
+
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
     """A figure without any global state or window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
