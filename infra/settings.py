@@ -33,6 +33,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 Objective = Literal["margin", "revenue", "growth"]
 RuleOutcome = Literal["review", "decline", "allow"]
@@ -190,8 +191,8 @@ class Watching(Section):
     psi_limit: Positive
     false_discoveries: Share
     drifted_share: Share
-    fraud_ratio: Annotated[float, Field(gt=1)]
-    demand_ratio: Annotated[float, Field(gt=1)]
+    fraud_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    demand_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
     demand_tolerated: Annotated[float, Field(ge=1)]
     false_alarm_days: Annotated[float, Field(ge=2)]
     min_new_settled: Count

@@ -160,7 +160,12 @@ class Judged:
         weight = np.ones(len(rows)) if rows.weight is None else rows.weight
         known = Known(self.day, score, self.fraud, self.amount, decisions, weight)
         return Reference(
-            drift.columns_of(rows.features, rows.matrix, self.probability(final)),
+            drift.columns_of(
+                rows.features,
+                rows.matrix,
+                self.probability(final),
+                drift.numbered(rows.columns["customer_id"]),
+            ),
             Standard.of(tally, figures(known, self.settings.fraud)),
         )
 

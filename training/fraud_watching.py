@@ -14,6 +14,7 @@ from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
 from training import fraud_policy as policies
 from training import labels, performance, selective_labels, skew
 from training.dataset import Objects
+from training.drift import numbered
 from training.fraud_policy import APPROVE, Codes
 from training.models import Scorer
 from training.performance import Decline, Known, Looked, Standard, Tally
@@ -27,6 +28,7 @@ MOST_WITHOUT = 0.5
 _DECIDED = (
     *selective_labels.NEEDED, "event_time_us", "score", "model_version", "feature_names", "features",
 )  # fmt: skip
+_PAID = ("transaction_id", "event_time_us", "customer_id", "amount")
 _CODE = {name: code for code, name in enumerate(policies.DECISIONS)}
 
 
@@ -35,6 +37,7 @@ class Payments:
     """Payments in order of time with what the champion says of them, all arrays of shape (n,)."""
 
     ids: Objects
+    customer: Objects
     time_us: Ints
     amount: Floats
     matrix: Floats
@@ -59,10 +62,12 @@ def see(settings: Settings, champion: Scorer, standard: Standard, moment: Moment
     mature = rows.time_us <= moment.now_us - round(settings.labels.maturity_days * DAY_US)
     known = _known(rows, fraud, mature)
     price = policies.review_price(champion.card.extra, settings.fraud)
+    recent = rows.passed & moment.recent(rows.time_us)
     young = rows.rows(~mature)
     return Sight(
         rows=len(rows.ids),
-        columns=sample(FRAUD.names, rows.matrix, rows.score, rows.passed & moment.recent(rows.time_us)),
+        columns=sample(FRAUD.names, rows.matrix, rows.score, recent),
+        groups=numbered(rows.customer[recent]),
         matured=performance.figures(known, settings.fraud),
         days=performance.by_day(known, settings.fraud),
         estimated=performance.estimated(young.score, young.amount, young.decisions, settings.fraud, price),
@@ -79,7 +84,7 @@ def compared(settings: Settings, after_ms: int | None, start_us: int) -> Skew:
 def _payments(settings: Settings, history: History, champion: Scorer, moment: Moment) -> Payments:
     """All payments of the time that the champion has not learned from, decided live or again."""
     start_us, end_us = moment.start_us, moment.now_us + 1
-    paid = history.read(TRANSACTIONS, start_us, end_us, ["transaction_id", "event_time_us", "amount"])
+    paid = history.read(TRANSACTIONS, start_us, end_us, _PAID)
     paid = paid.sort_by("event_time_us")
     decided = history.read(DECISIONS, start_us, end_us, _DECIDED).sort_by("decision_position")
     without = 1.0 - decided.num_rows / paid.num_rows if paid.num_rows else 0.0
@@ -103,9 +108,16 @@ def _live(settings: Settings, champion: Scorer, paid: pa.Table, decided: pa.Tabl
     score, codes = _said(settings, champion, rows, matrix, amount)
     seen = selective_labels.chances(ids[there][order], rows)
     return Payments(
-        ids[there][order], paid["event_time_us"].to_numpy()[at], amount, matrix, score, codes, seen.passed,
-        seen.weight,
-    )  # fmt: skip
+        ids=ids[there][order],
+        customer=_objects(paid, "customer_id")[at],
+        time_us=paid["event_time_us"].to_numpy()[at],
+        amount=amount,
+        matrix=matrix,
+        score=score,
+        decisions=codes,
+        passed=seen.passed,
+        weight=seen.weight,
+    )
 
 
 def _said(
@@ -143,8 +155,10 @@ def _again(
     matrix, amount = found.values[place], paid["amount"].to_numpy()
     score = champion.predict(matrix) if len(matrix) else np.empty(0)
     codes = decide(settings, champion, matrix, score, amount)
-    ids, certain = _objects(paid, "transaction_id"), np.ones(len(amount))
-    return Payments(ids, paid["event_time_us"].to_numpy(), amount, matrix, score, codes, certain > 0, certain)
+    ids, customer = _objects(paid, "transaction_id"), _objects(paid, "customer_id")
+    certain = np.ones(len(amount))
+    times = paid["event_time_us"].to_numpy()
+    return Payments(ids, customer, times, amount, matrix, score, codes, certain > 0, certain)
 
 
 def _truth(history: History, rows: Payments, moment: Moment) -> Floats:
@@ -173,7 +187,7 @@ def _decline(settings: Settings, rows: Payments, fraud: Floats, standard: Standa
     approved = rows.passed & (rows.decisions == APPROVE)
     came = np.nan_to_num(fraud[approved])
     tally = Tally.of(rows.time_us[approved] // DAY_US, came, np.ones(len(came)))
-    looked = Looked(settings.watching.fraud_ratio, settings.watching.false_alarm_days)
+    looked = Looked(settings.watching.fraud_ratios, settings.watching.false_alarm_days)
     return performance.decline(tally, standard.usual.high, standard.dispersion, looked)
 
 

@@ -198,19 +198,24 @@ class Decline:
 class Looked:
     """What `decline` looks for."""
 
-    ratio: float
-    """So many times the usual: above 1 more, below 1 fewer."""
+    ratios: tuple[float, ...]
+    """So many times the usual, all above 1 (more) or all below it (fewer): for small and large changes."""
     false_alarm_days: float
     """Days between false alarms, at least."""
 
+    @property
+    def limit(self) -> float:
+        """Of the evidence; for several ratios by Boole's inequality."""
+        return float(np.log(self.false_alarm_days * len(self.ratios)))
+
 
 def decline(tally: Tally, usual: float, dispersion: float, looked: Looked) -> Decline:
-    """Page's (1954) cumulative sum of log likelihood ratios: are counts `ratio` times the usual ones?
+    """Page's (1954) cumulative sum of log likelihood ratios: are counts so many times the usual ones?
 
     A day's count is Poisson, wider by the dispersion. An alarm stays: the champion that it speaks of must go.
 
-    By Ville's inequality each day begins a stretch that reaches the limit ln(`false_alarm_days`) with a
-    probability of at most 1 / `false_alarm_days` while counts are usual, or further away from what is looked
+    By Ville's inequality each day begins a stretch that reaches the limit with a probability of at
+    most 1 / `false_alarm_days` while counts are usual, or further away from what is looked
     for. So over T days a false alarm has a probability of at most T / `false_alarm_days`, and comes after
     that many days or more in the mean (Lorden 1971), however often one looks. Above 1 a ratio may be tested
     before all labels have come: those that lack only lower the sum.
@@ -219,12 +224,17 @@ def decline(tally: Tally, usual: float, dispersion: float, looked: Looked) -> De
         tally: of the champion's own days.
         usual: what comes of each that is expected; NaN where nobody knows, and nothing is raised.
         dispersion: of a day's count, 1 for Poisson's.
-        looked: the ratio and the limit.
+        looked: the ratios and the limit.
     """
-    limit = float(np.log(looked.false_alarm_days))
-    promised = tally.expected * (0.0 if np.isnan(usual) else usual)
-    gain = (tally.observed * np.log(looked.ratio) - promised * (looked.ratio - 1.0)) / dispersion
-    sums, starts = _cumulative(np.zeros(len(gain)) if np.isnan(usual) else gain)
+    found = [_of_ratio(tally, usual, dispersion, ratio, looked.limit) for ratio in looked.ratios]
+    return min(found, key=lambda each: (not each.alarm, each.raised_day or 0, -each.evidence))
+
+
+def _of_ratio(tally: Tally, usual: float, dispersion: float, ratio: float, limit: float) -> Decline:
+    known = not np.isnan(usual)
+    promised = tally.expected * (usual if known else 0.0)
+    gain = (tally.observed * np.log(ratio) - promised * (ratio - 1.0)) / dispersion
+    sums, starts = _cumulative(gain if known else np.zeros(len(gain)))
     crossed = np.flatnonzero(sums >= limit)
     top = float(sums.max(initial=0.0))
     if not len(crossed):

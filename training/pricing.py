@@ -191,7 +191,8 @@ class _Judged:
         """What the model is watched by once it decides; `chance` is of the one that was tested."""
         tally = Tally.of(self.rows.time_us // DAY_US, self.rows.target, chance)
         score = model.predict(self.rows.matrix) if len(self.rows) else chance
-        columns = drift.columns_of(self.rows.features, self.rows.matrix, score)
+        products = drift.numbered(self.rows.columns["product_name"])
+        columns = drift.columns_of(self.rows.features, self.rows.matrix, score, products)
         return Reference(columns, Standard.of(tally, self.figures(chance)))
 
     def _plots(

@@ -14,13 +14,17 @@ from training import performance
 from training.dataset import Dataset, Span
 from training.demand import doubt_of
 from training.departures import in_stock
+from training.drift import numbered
 from training.models import Scorer
 from training.performance import Decline, Looked, Standard, Tally
-from training.pricing import from_tables, log_loss, poisson_deviance
+from training.pricing import MATURITY_DAYS, from_tables, log_loss, poisson_deviance
 from training.sight import Moment, Sight, Watched, sample
 
 SURELY_SOLD = 20.0
 """A day that promised so many sales and has none is a day without outcomes, not one without buyers."""
+
+NEARLY, ENOUGH = 0.999, 1_000
+"""Share of outcomes by which their delay is told, and how many it takes to tell it."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,23 @@ def see(settings: Settings, champion: Scorer, standard: Standard, moment: Moment
         history.read(OUTCOMES, None, moment.now_us + 1),
     )
     if not quotes.num_rows or not outcomes.num_rows:
-        return Sight(0, {}, {"rows": 0.0}, (), {"rows": 0.0})
-    rows = in_stock(from_tables(quotes, outcomes, Span(until_us=moment.now_us), settings.pricing))
+        return Sight(0, {}, np.empty(0, np.int64), {"rows": 0.0}, (), {"rows": 0.0})
+    until_us = moment.now_us + round(MATURITY_DAYS * DAY_US)  # the youngest, too: see `told_within_us`
+    rows = in_stock(from_tables(quotes, outcomes, Span(until_us=until_us), settings.pricing))
     rows = rows.rows(rows.time_us >= moment.start_us)
     seen = _quoted(champion, rows, quotes)
-    known = seen.chosen(answered(seen, outcomes))
+    mature = rows.time_us <= moment.now_us - told_within_us(outcomes)
+    known, recent = seen.chosen(mature & answered(seen, outcomes)), moment.recent(rows.time_us)
     return Sight(
         rows=len(rows),
-        columns=sample(PRICING.names, rows.matrix, seen.chance, moment.recent(rows.time_us)),
+        columns=sample(PRICING.names, rows.matrix, seen.chance, recent),
+        groups=numbered(rows.columns["product_name"][recent]),
         matured=figures(known),
         days=tuple(
             {"day": float(day)} | figures(known.chosen(known.day == day))
             for day in np.unique(known.day).tolist()
         ),
-        estimated=estimated(seen),
+        estimated=estimated(seen.chosen(~mature)),
         declines=_declines(settings, known, standard),
     )
 
@@ -107,6 +114,20 @@ def estimated(seen: Quoted) -> dict[str, float]:
     }
 
 
+def told_within_us(outcomes: pa.Table) -> int:
+    """How old a quote must be for its outcome to count, so that sales are not told before what was not sold.
+
+    As long as nearly every outcome of nothing sold has taken; where none is told, as long as in training.
+    """
+    longest = round(MATURITY_DAYS * DAY_US)
+    none = outcomes.filter(pc.equal(outcomes["units"], 0))
+    took = none["event_time_us"].to_numpy() - none["quoted_at_us"].to_numpy()
+    took = took[~np.isnan(took.astype(np.float64))]
+    if len(took) < ENOUGH:
+        return longest
+    return int(min(longest, np.quantile(took, NEARLY)))
+
+
 def answered(seen: Quoted, outcomes: pa.Table) -> Flags:
     """Quotes whose outcome is known.
 
@@ -141,7 +162,8 @@ def _declines(settings: Settings, known: Quoted, standard: Standard) -> dict[str
     tally, chosen = Tally.of(known.day, known.rows.target, known.chance), settings.watching
     usual, days = standard.usual, chosen.false_alarm_days
     low, high = min(usual.low, 1.0 / chosen.demand_tolerated), max(usual.high, chosen.demand_tolerated)
-    fewer, more = Looked(1.0 / chosen.demand_ratio, days), Looked(chosen.demand_ratio, days)
+    more = Looked(chosen.demand_ratios, days)
+    fewer = Looked(tuple(1.0 / ratio for ratio in chosen.demand_ratios), days)
     return {
         "fewer_sales": performance.decline(tally, low, standard.dispersion, fewer),
         "more_sales": performance.decline(tally, high, standard.dispersion, more),

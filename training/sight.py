@@ -37,6 +37,8 @@ class Sight:
     """Payments or quotes later than what the champion learned from."""
     columns: Mapping[str, Floats]
     """The newest of them: each feature and the score, shape (n,)."""
+    groups: Ints
+    """Number of the customer or product of each of these, shape (n,)."""
     matured: Mapping[str, float]
     days: tuple[Mapping[str, float], ...]
     """The same figures of each day, with `day`, its number since 1970."""

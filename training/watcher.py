@@ -111,7 +111,8 @@ class Looker:
         chosen = self.settings.watching
         if known is None or _sampled(sight) < chosen.min_rows:
             return ()
-        return drift.compare(known.columns, sight.columns, Limits(chosen.psi_limit, chosen.false_discoveries))
+        limits = Limits(chosen.psi_limit, chosen.false_discoveries)
+        return drift.compare(known.columns, sight.columns, limits, sight.groups)
 
     def _judged(self, found: Findings) -> Findings:
         return findings.judged(found, self.settings.watching)

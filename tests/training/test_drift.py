@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from features.fraud import FRAUD
-from training.drift import SCORE, Column, Limits, columns_of, compare, counted, psi
+from training.drift import SCORE, Column, Limits, alike, columns_of, compare, counted, psi
 from training.performance import Standard
 from training.reference import FILE, Reference, read
 
@@ -72,6 +72,29 @@ def test_a_sure_difference_that_is_small_is_no_drift() -> None:
     found = compare(reference, {"a": draws(5, 50_000, 1)[:, 0] + 0.15}, LIMITS)
     assert found[0].adjusted < LIMITS.false_discoveries
     assert not found[0].drifted
+
+
+def test_rows_of_few_products_are_few_observations() -> None:
+    """Prices of ten products wander: as rows they are surely different, as products they are not."""
+    draw = np.random.default_rng(6)
+    level, products = draw.normal(size=10), draw.integers(0, 10, N)
+    before = level[products] + 0.1 * draw.normal(size=N)
+    now = (level + draw.normal(size=10))[products] + 0.1 * draw.normal(size=N)
+    grouped = columns_of(("price",), before[:, None], before, products)
+    (one, _) = compare(grouped, {"price": now, SCORE: now}, LIMITS, products)
+    assert one.psi > LIMITS.psi
+    assert not one.drifted
+    alone = columns_of(("price",), before[:, None], before)
+    assert compare(alone, {"price": now}, LIMITS)[0].drifted
+    far = {"price": now + 30.0, SCORE: now}
+    assert compare(grouped, far, LIMITS, products)[0].drifted, "when all of them moved far, they did"
+
+
+def test_independent_rows_count_fully_whatever_their_groups() -> None:
+    draw = np.random.default_rng(6)
+    assert alike(draw.normal(size=N), draw.integers(0, 50, N)) == pytest.approx(1.0, abs=0.5)
+    assert alike(draw.normal(size=N), np.arange(N)) == 1.0
+    assert alike(np.full(5, np.nan), np.zeros(5, int)) == 1.0
 
 
 def test_the_correction_holds_the_share_of_false_discoveries() -> None:

@@ -63,7 +63,7 @@ def test_a_fall_of_demand_raises_the_alarm_within_a_day_of_200_outcomes(
     assert before.matured["margin_to_forecast"] == pytest.approx(1.0, abs=0.15)
     after_shift = events.settled["quoted_at_us"].to_numpy() >= start_us + SHIFT_DAY * DAY_US
     arrived = np.sort(events.settled["event_time_us"].to_numpy()[after_shift])[199]
-    first = seen(mine, int(arrived) + DAY_US + round(pricing.MATURITY_DAYS * DAY_US))
+    first = seen(mine, int(arrived) + DAY_US)
     assert "fewer_sales" in [each.name for each in first.alerts]
     assert "more_sales" not in [each.name for each in first.alerts]
     assert first.due
