@@ -1,6 +1,7 @@
 """`tollgate watch`: what the watcher would find now, once, for people and for machines."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +16,13 @@ from infra.settings import Settings
 from training import card as cards
 from training import watch_report
 from training.champions import Champions
-from training.commands import _moment
+from training.commands import _moment, _shown
 from training.findings import Findings, wire_time
 from training.tasks import TASKS, task
 from training.tracking import Tracking
 from training.watcher import Looker
 
-_SHOWN = 12
+_ROWS = 12
 """Columns of the drift table."""
 
 
@@ -102,24 +103,20 @@ def _performance(found: Findings) -> Table:
     tested = found.standard.figures if found.standard else {}
     columns = (tested, found.matured or {}, found.estimated or {})
     for name in dict.fromkeys(name for each in columns[1:] for name in each):
-        table.add_row(name.replace("_", " "), *(_shown(each.get(name)) for each in columns))
+        table.add_row(name.replace("_", " "), *(_cell(each.get(name)) for each in columns))
     return table
 
 
 def _drift(found: Findings) -> Table:
     table = Table(title=f"{found.task}: drift of {found.sampled:,} rows, the most moved first")
-    for column in ("", "stability index", "KS distance", "p, corrected", "drifted"):
-        table.add_column(column, justify="right" if column else "left")
-    for each in found.drift[:_SHOWN]:
-        cells = (
-            _shown(each.psi),
-            _shown(each.statistic),
-            _shown(each.adjusted),
-            "yes" if each.drifted else "",
-        )
-        table.add_row(each.name, *cells)
+    table.add_column("", no_wrap=True)
+    for column in ("PSI", "KS", "p, corrected", "drifted"):
+        table.add_column(column, justify="right")
+    for each in found.drift[:_ROWS]:
+        drifted = "yes" if each.drifted else ""
+        table.add_row(each.name, *map(_cell, (each.psi, each.statistic, each.adjusted)), drifted)
     return table
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:,.4g}"
+def _cell(value: float | None) -> str:
+    return _shown(math.nan if value is None else value)
