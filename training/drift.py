@@ -57,7 +57,7 @@ class Column:
         edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS, method="inverted_cdf"))
         steps = min(SKETCH, len(known))
         sketch = np.quantile(known, (np.arange(steps) + _HALF) / steps, method="inverted_cdf")
-        return cls(len(values), edges, counted(edges, values), sketch, alike(values, group))
+        return cls(len(values), edges, counted(edges, values), sketch, _together(values, group))
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; numbers keep every bit."""
@@ -79,6 +79,11 @@ class Column:
             np.array(values["sketch"], np.float64),
             float(values["alike"]),
         )
+
+
+def _together(values: Floats, group: Ints | None) -> float:
+    """The larger design effect of known values and of what is not known."""
+    return max(alike(values, group), alike(np.isfinite(values).astype(np.float64), group))
 
 
 type_of_columns = Mapping[str, Column]
@@ -200,7 +205,7 @@ def _drift(
 def _tested(column: Column, values: Floats, group: Ints | None) -> tuple[float, float]:
     """Kolmogorov-Smirnov distance of the known values, and a p-value of either difference (Bonferroni)."""
     known = values[np.isfinite(values)]
-    now = alike(values, group)
+    now = _together(values, group)
     missing, missing_now = int(column.counts[-1]), len(values) - len(known)
     rows, rows_now = column.rows / column.alike, len(values) / now
     gaps = _gap_p_value(missing / column.rows, rows, missing_now / len(values), rows_now)

@@ -86,6 +86,9 @@ def test_rows_of_few_products_are_few_observations() -> None:
     assert not one.drifted
     alone = columns_of(("price",), before[:, None], before)
     assert compare(alone, {"price": now}, LIMITS)[0].drifted
+    gone = {"price": np.where(products < 2, np.nan, before), SCORE: before}
+    assert not compare(grouped, gone, LIMITS, products)[0].drifted, "two of ten that are no longer known"
+    assert compare(alone, {"price": gone["price"]}, LIMITS)[0].drifted
     far = {"price": now + 30.0, SCORE: now}
     assert compare(grouped, far, LIMITS, products)[0].drifted, "when all of them moved far, they did"
 
