@@ -43,6 +43,7 @@ VERBS = {
     "evaluate": Verb("training.commands:evaluate", "Measure a task's model on a file of past events."),
     "promote": Verb("training.commands:promote", "Make a version the champion."),
     "rollback": Verb("training.commands:rollback", "Bring the previous champion back."),
+    "watch": Verb("training.watch_command:watch", "Look at a champion: drift, performance, skew, alerts."),
     "rehearse": Verb("training.rehearsal_command:rehearse", "Price simulated markets from nothing."),
     "search": Verb("training.commands:search", "Search the fraud model's parameters on past weeks."),
     "backtest": Verb("training.commands:backtest", "Try a fraud rule or a pricing policy on the past."),

@@ -36,6 +36,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 Objective = Annotated[
     str, BeforeValidator(objectives.canonical), WithJsonSchema({"title": "Objective", **objectives.SCHEMA})
@@ -197,6 +198,32 @@ class Gate(Section):
     max_price_loss: Share
 
 
+class Watching(Section):
+    """What is watched of the champions, and who hears of it."""
+
+    period_s: Positive
+    window_days: Positive
+    drift_days: Positive
+    min_rows: Count
+    psi_limit: Positive
+    false_discoveries: Share
+    drifted_share: Share
+    fraud_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    demand_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    demand_tolerated: Annotated[float, Field(ge=1)]
+    false_alarm_days: Annotated[float, Field(ge=2)]
+    min_new_settled: Count
+    silent_days: Positive
+    late_days: Positive
+    late_share: Share
+    max_waiting: Count
+    skew_rows: Count
+    skew_period_s: Positive
+    webhook: str
+    alertmanager: str
+    resend_s: Positive
+
+
 class Settings(Section):
     """All settings; `load` builds them."""
 
@@ -210,6 +237,7 @@ class Settings(Section):
     pricing: PricingPolicy
     catalogue: tuple[Product, ...]
     retraining: Retraining
+    watching: Watching
     gate: Gate
 
     @property
@@ -231,6 +259,11 @@ class Settings(Section):
     def models(self) -> Path:
         """Folder of the champions on disk: `models/<task>/<version>/`."""
         return self.home / "models"
+
+    @property
+    def findings(self) -> Path:
+        """Folder of what the watcher found: `watching/<task>.json`."""
+        return self.home / "watching"
 
     @property
     def logs(self) -> Path:

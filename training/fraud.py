@@ -165,6 +165,7 @@ def _trial(
         documents={"slices.json": slices},
         figures=judged.plots(chosen, model, levels, slices)
         | {"importance.png": plots.importance_bars(final.importance())},
+        beside=judged.reference(model, final).file(),
         notes=(*notes, *_notes(rows.selection)),
     )
 

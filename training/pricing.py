@@ -15,7 +15,7 @@ from infra.errors import UserError
 from infra.settings import PricingPolicy, Settings
 from ingestion import file_source, mapping
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History, completed
-from training import bid_prices, booster, demand_model, elasticity, metrics, plots
+from training import bid_prices, booster, demand_model, drift, elasticity, metrics, plots
 from training.card import Card
 from training.dataset import Dataset, Objects, Span, Window, finished, holdout_start, states_before
 from training.demand import doubt_of
@@ -25,9 +25,11 @@ from training.elasticity import ConstantElasticity
 from training.gate import Comparison, Evidence
 from training.models import Scorer
 from training.parity import common, groups_of, parity
+from training.performance import Standard, Tally
 from training.pricing_file import evaluate
 from training.pricing_judging import LogJudgement, judged_by_log
 from training.pricing_log import LOGGED, logged
+from training.reference import Reference
 from training.stores import feature_store
 from training.tasks import EventFile, Incumbent, Task, Trial
 
@@ -188,6 +190,7 @@ class _Judged:
                 "parity.json": parity(self.rows),
             },
             figures=self._plots(chances["lightgbm"], model, slices),
+            beside=self._reference(chances["lightgbm"], model).file(),
             notes=(*notes, *by_log.notes),
             off_policy=by_log.figures,
         )
@@ -202,6 +205,14 @@ class _Judged:
             Evidence("matured quotes", len(self.rows), gate.min_labels),
             Evidence("purchases", int(self.rows.target.sum()), gate.min_frauds),
         )
+
+    def _reference(self, chance: Floats, model: Scorer) -> Reference:
+        """What the model is watched by once it decides; `chance` is of the one that was tested."""
+        tally = Tally.of(self.rows.time_us // DAY_US, self.rows.target, chance)
+        score = model.predict(self.rows.matrix) if len(self.rows) else chance
+        products = drift.numbered(self.rows.columns["product_name"])
+        columns = drift.columns_of(self.rows.features, self.rows.matrix, score, products)
+        return Reference(columns, Standard.of(tally, self.figures(chance)))
 
     def _plots(
         self, chance: Floats, model: Scorer, slices: Mapping[str, Mapping[str, float]]

@@ -1,4 +1,6 @@
-"""When a model is trained anew by itself: enough has been learned since, or it has grown old, in event time.
+"""When a model is trained anew by itself: enough has been learned since, it has grown old, or it is off.
+
+Old is meant in event time; off says the watcher, by drift or by matured performance (`training/watcher.py`).
 
 A look costs little: counting what arrived since the champion's label cut-off. One training at a time; a
 refusal by the gate is remembered, so that the same data are not tried again and again.
@@ -16,8 +18,9 @@ from infra.errors import UserError
 from infra.settings import Settings
 from ingestion.history import DAY_US, History
 from training import card as cards
-from training import runs
-from training.dataset import Window, newest_us
+from training import findings, runs
+from training.dataset import Window
+from training.freshness import present
 from training.promotion import follow
 from training.runs import Desk, Reason, Report
 from training.tasks import Task
@@ -51,6 +54,20 @@ def due(newest: int, learned_until: int | None, arrived: int, least: int, max_ag
     if learned_until is not None and arrived and newest - learned_until >= max_age_us:
         return f"{(newest - learned_until) / DAY_US:.1f} days old with {arrived:,} new labels or outcomes"
     return None
+
+
+def asked(found: findings.Asked, learned_until: int, arrived: int, least: int) -> str | None:
+    """Why the watcher asks for a training, or None.
+
+    Args:
+        found: by the watcher, of the champion.
+        learned_until: label cut-off of the last training: what was found before it has been learned from.
+        arrived: labels or outcomes since then.
+        least: so many must be new; the same few would give the same model again.
+    """
+    if not found.due or found.at_us <= learned_until or arrived < least:
+        return None
+    return "; ".join(found.due)
 
 
 class Retrainer:
@@ -91,13 +108,15 @@ class Retrainer:
 
     def look(self, task: Task) -> Due | None:
         """What is due of a task now."""
-        newest = newest_us(self._history, task.tables)
+        newest = present(self._history, task)
         if newest is None:
             return None
         until = self._learned_until(task)
         arrived = self._arrived(task, until, newest)
         max_age_us = round(self._settings.retraining.max_age_days * DAY_US)
-        why = due(newest, until, arrived, task.least_settled(self._settings), max_age_us)
+        why = self._watched(task, until, arrived) or due(
+            newest, until, arrived, task.least_settled(self._settings), max_age_us
+        )
         window_us = round(self._settings.retraining.window_days * DAY_US)
         return Due(Window(newest, newest - window_us), why) if why else None
 
@@ -129,6 +148,14 @@ class Retrainer:
     def _told(self, report: Report) -> None:
         said = "promoted version %s" if report.promoted else "kept the champion (run %s)"
         log.info("%s: " + said, report.task, report.version or report.run_id)
+
+    def _watched(self, task: Task, until: int | None, arrived: int) -> str | None:
+        """What the watcher has against the champion, if there is anything new to learn from since."""
+        found = findings.asked(self._settings.findings, task.name)
+        champion = self._desk.champions.current(task.name)
+        if found is None or champion is None or until is None or found.version != champion.version:
+            return None
+        return asked(found, until, arrived, self._settings.watching.min_new_settled)
 
     def _learned_until(self, task: Task) -> int | None:
         """Newest label cut-off of what was tried or promoted."""

@@ -156,6 +156,7 @@ def record_of(task: str, data: Dataset, trial: Trial, verdict: Verdict, reason: 
             **trial.documents,
         },
         figures=trial.figures,
+        beside=trial.beside,
     )
 
 

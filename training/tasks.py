@@ -14,6 +14,7 @@ from infra.settings import RuleOutcome, Settings
 from training.dataset import Dataset, Span, Window
 from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
+from training.sight import Watched
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Trial:
     slices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     documents: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """Files that go with the model, by name: what it is watched by."""
     notes: tuple[str, ...] = ()
     """What a reader of the verdict should know."""
     off_policy: Mapping[str, float] = field(default_factory=dict)
@@ -141,6 +144,12 @@ BACKTESTS = {
 }
 """Where each task's policy is tried on the past, if it can be."""
 
+WATCHED = {
+    "fraud": "training.fraud_watching:WATCHED",
+    "pricing": "training.pricing_watching:WATCHED",
+}
+"""How each task's champion is watched, if it can be."""
+
 type_of_backtest = Callable[[Settings, BacktestOptions, progress.Task], Backtest]
 
 
@@ -159,6 +168,12 @@ def backtest_of(name: str) -> type_of_backtest:
     if name not in BACKTESTS:
         raise UserError(f"expected a task, one of {', '.join(BACKTESTS)}; came {name!r}.")
     found: type_of_backtest = _found(BACKTESTS[name])
+    return found
+
+
+def watched(name: str) -> Watched | None:
+    """How a task's champion is watched; None if it is not."""
+    found: Watched | None = _found(WATCHED[name]) if name in WATCHED else None
     return found
 
 

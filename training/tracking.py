@@ -196,6 +196,8 @@ class Record:
     """JSON artefacts by file name."""
     figures: Mapping[str, bytes] = field(default_factory=dict)
     """PNG artefacts by file name."""
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """Files that lie in the model's folder and are checksummed in its card."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,25 @@ class Tracking:
         except mlflow.exceptions.MlflowException as error:
             raise RegistryError(f"expected MLflow at {self._url} to keep the run: {error}") from error
 
+    def attach(self, run_id: str, folder: str, files: Mapping[str, bytes]) -> None:
+        """Put more artefacts into a folder of a run that is over; those of the same name are replaced.
+
+        Raises:
+            RegistryError: MLflow is down, or has no such run.
+        """
+        import mlflow
+
+        try:
+            with _quiet(), tempfile.TemporaryDirectory() as space:
+                mlflow.set_tracking_uri(self._url)
+                for name, content in files.items():
+                    (Path(space) / name).write_bytes(content)
+                mlflow.MlflowClient().log_artifacts(run_id, space, folder)
+        except mlflow.exceptions.MlflowException as error:
+            raise RegistryError(
+                f"expected MLflow at {self._url} to take artefacts of run {run_id}: {error}"
+            ) from error
+
 
 def _logged(mlflow: Any, record: Record, model: Scorer, register: bool) -> Logged:
     experiment = mlflow.set_experiment(record.task)
@@ -268,6 +289,7 @@ def _log_files(client: Any, run_id: str, record: Record, model: Scorer) -> None:
             (folder / name).write_bytes(figure)
         model.card = replace(model.card, run_id=run_id)
         model.save(folder / MODEL_FOLDER)
+        cards.add(folder / MODEL_FOLDER, record.beside)
         client.log_artifacts(run_id, space)
 
 

@@ -103,6 +103,32 @@ def test_a_registered_model_comes_back_bit_for_bit(desk: Desk, tmp_path: Path) -
 
 
 @pytest.mark.servers
+def test_what_lies_beside_a_model_goes_with_it_and_is_checked(desk: Desk) -> None:
+    model = boosted("beside")
+    watched = replace(record("beside"), beside={"reference.json": b"{}"})
+    logged = desk.tracking.log(watched, model, register=True)
+    promote(desk.registry, desk.champions, "beside", "1", "me", "try")
+    champion = desk.champions.current("beside")
+    assert champion is not None
+    assert (champion.folder / "reference.json").read_bytes() == b"{}"
+    assert np.array_equal(models.load(champion.folder).predict(MATRIX), model.predict(MATRIX))
+    (champion.folder / "reference.json").write_bytes(b"{ }")
+    with pytest.raises(UserError, match=r"reference\.json: expected SHA-256"):
+        models.load(champion.folder)
+    for page in (b"<html>", b"<html></html>"):
+        desk.tracking.attach(logged.run_id, "watching", {"fraud.html": page, "performance.png": b"PNG"})
+    assert artefact(desk, logged.run_id, "watching/fraud.html") == b"<html></html>"
+    with pytest.raises(RegistryError, match="artefacts of run nobody"):
+        desk.tracking.attach("nobody", "watching", {"fraud.html": b""})
+
+
+def artefact(desk: Desk, run_id: str, path: str) -> bytes:
+    """As a browser would get it."""
+    asked = {"run_id": run_id, "path": path}
+    return desk.registry._send("GET", "/get-artifact", params=asked).content
+
+
+@pytest.mark.servers
 def test_a_run_that_is_not_registered_is_no_version(desk: Desk) -> None:
     logged = desk.tracking.log(record("refused"), plain("refused"), register=False)
     assert logged.version is None
