@@ -45,6 +45,9 @@ VERBS = {
     "rollback": Verb("training.commands:rollback", "Bring the previous champion back."),
     "rehearse": Verb("training.rehearsal_command:rehearse", "Price simulated markets from nothing."),
     "search": Verb("training.commands:search", "Search the fraud model's parameters on past weeks."),
+    "compare-updates": Verb(
+        "training.updates_command:compare_updates", "Retrain from scratch, continue or refit, week by week."
+    ),
     "backtest": Verb("training.commands:backtest", "Try a fraud rule or a pricing policy on the past."),
     "bench": Verb("serving.bench.command:bench", "Measure throughput and latency on this machine."),
 }

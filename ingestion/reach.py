@@ -51,7 +51,7 @@ class Reach:
         new = np.ones(len(day), np.bool_)
         new[1:] = (day[1:] != day[:-1]) | (partition[1:] != partition[:-1])
         starts = np.flatnonzero(new)
-        ends = np.append(starts[1:], len(day))
+        ends = np.append(starts[1:], len(day))[: len(starts)]
         return cls(
             {
                 (int(day[a]), int(partition[a])): Stretch(int(position[a]), int(position[b - 1]), int(b - a))

@@ -206,7 +206,8 @@ def _rehearsed(
     rows = found.from_file(chosen, file, span)
     told.say(f"learning from {len(rows):,} events")
     if record:
-        return runs.train(found, rows, chosen, Desk.of(chosen), _by_hand(), promoting=False)
+        with Desk.opened(chosen) as desk:
+            return runs.train(found, rows, chosen, desk, _by_hand(), promoting=False)
     return runs.rehearse(found, rows, chosen)
 
 

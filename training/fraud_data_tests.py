@@ -15,7 +15,7 @@ from training.data_tests import frequent, odd_parts
 from training.dataset import Dataset
 from training.labels import CLOSENESS
 from training.odd_stretches import SURE, Limits, deviance_root
-from training.quarantine import Part
+from training.quarantine import Part, held_by
 
 _COLUMNS = (
     "amount", "customer_id", "terminal_id", "channel", "country", "source", "arrived_us", "agreed",
@@ -29,6 +29,10 @@ _ALIKE = 1.1
 _TIMES_MORE = 5.0
 _PLANTED_WITHIN = (1, 7)
 """Days."""
+_BOTH_WORDS = 0.2
+"""Least share of either word."""
+_COIN = 0.45
+"""Agreement that is worse than a coin's."""
 _AGREEMENT = 0.3
 """How far the share that agrees may be from usual: people differ, and cases come in waves."""
 
@@ -62,15 +66,22 @@ def _bursts(data: Dataset, limits: DataTests) -> Iterator[Part]:
 
 def _of_days(data: Dataset, limits: DataTests) -> Iterator[Part]:
     """Parts of days, the narrowest first: what one of them explains is not in those that follow."""
-    for test in (_flipped_slices, _flipped_sources, _disagreeing_sources, _odd_days, _slices_without_fraud):
+    tests = (
+        _volumes,
+        _flipped_slices,
+        _flipped_sources,
+        _disagreeing_sources,
+        _rate_of_days,
+        _gone_from_slices,
+    )
+    for test in tests:
         found = list(test(data, limits))
         yield from found
         data = data_tests.without(data, found)
 
 
-def _odd_days(data: Dataset, limits: DataTests) -> Iterator[Part]:
-    yield from data_tests.volumes(data, limits)
-    yield from _rate_of_days(data, limits)
+def _volumes(data: Dataset, limits: DataTests) -> Iterator[Part]:
+    return data_tests.volumes(data, limits)
 
 
 def _rate_of_days(data: Dataset, limits: DataTests) -> Iterator[Part]:
@@ -104,9 +115,13 @@ LEAST_LABELS = 20
 
 
 def _disagreeing_sources(data: Dataset, _: DataTests) -> Iterator[Part]:
-    """Sources that no longer agree with others on the same payment, or with what the champion had scored."""
+    """Sources that say the opposite of others on the same payment, or of what the champion had scored.
+
+    A source that agrees less than before may have found what nobody else knows; one that agrees less than a
+    coin would says the opposite.
+    """
     columns = data_tests.days_of(data)
-    far = Limits(_AGREEMENT, least_rows=LEAST_LABELS)
+    far = Limits(_AGREEMENT, least_rows=LEAST_LABELS, under=_COIN)
     for what, agrees, known in _agreements(data):
         for source in frequent(data.columns["source"][known], LEAST_LABELS):
             mine = known & (data.columns["source"] == source)
@@ -117,28 +132,53 @@ def _disagreeing_sources(data: Dataset, _: DataTests) -> Iterator[Part]:
 
 
 def _agreements(data: Dataset) -> Iterator[tuple[str, Flags, Flags]]:
-    """What is agreed with, which rows agree, and of which rows it is known."""
+    """What is agreed with, which rows agree, and of which rows it is known.
+
+    Scores tell of a source only if it says both words often: one that only ever says fraud agrees less as
+    soon as there is a fraud that the champion does not know.
+    """
     agreed = data.columns["agreed"].astype(np.float64)
     yield "agreement with other sources", agreed > 0, ~np.isnan(agreed)
     if "champion_score" not in data.columns:
         return
-    score = data.columns["champion_score"].astype(np.float64)
-    known = ~np.isnan(score)
-    usual = pd.Series(score).groupby(data.columns["source"]).transform("median").to_numpy()
-    yield "agreement with the champion's scores", (score > usual) == (data.target > 0), known
+    by_source = data.columns["source"]
+    score = pd.Series(data.columns["champion_score"].astype(np.float64))
+    usual = score.groupby(by_source).transform("median").to_numpy()
+    share = pd.Series(data.target).groupby(by_source).transform("mean").to_numpy()
+    both = (share > _BOTH_WORDS) & (share < 1.0 - _BOTH_WORDS)
+    known = ~np.isnan(score.to_numpy()) & both
+    yield "agreement with the champion's scores", (score.to_numpy() > usual) == (data.target > 0), known
 
 
 def _flipped_slices(data: Dataset, limits: DataTests) -> Iterator[Part]:
-    """Slices whose labels change at once; what most values of a column share is not theirs."""
+    """Slices whose labels change at once: the one that changed most, then what is odd without it, and so on.
+
+    What most values of a column share is not theirs but the days' or a source's.
+    """
     far = Limits(limits.max_rate_change, least_rows=limits.min_day_rows)
-    for name in SLICES:
-        values = frequent(data.columns[name], limits.min_day_rows)
-        found = [part for value in values for part in _of_slice(data, name, value, far)]
-        shared = Counter(day for part in found for day in _days(part))
-        yield from (part for part in found if max(shared[day] for day in _days(part)) <= len(values) / 2)
+    while len(data) and (found := [each for name in SLICES for each in _own(data, name, far, limits)]):
+        worst = max(found, key=lambda parts: _share_of_fraud(data, parts))
+        yield from worst
+        data = data_tests.without(data, worst)
 
 
-def _slices_without_fraud(data: Dataset, limits: DataTests) -> Iterator[Part]:
+def _own(data: Dataset, name: str, far: Limits, limits: DataTests) -> Iterator[list[Part]]:
+    """The parts of each value of a column, on days that at most half of its values find odd."""
+    values = frequent(data.columns[name], limits.min_day_rows)
+    found = [list(_of_slice(data, name, value, far)) for value in values]
+    shared = Counter(day for parts in found for day in {day for part in parts for day in _days(part)})
+    for parts in found:
+        if own := [part for part in parts if max(shared[day] for day in _days(part)) <= len(values) / 2]:
+            yield own
+
+
+def _share_of_fraud(data: Dataset, parts: list[Part]) -> float:
+    held = held_by(parts, data.ids, data_tests.days_of(data))
+    return float(data.target[held].mean())
+
+
+def _gone_from_slices(data: Dataset, limits: DataTests) -> Iterator[Part]:
+    """Slices that lost nearly all of their frauds."""
     for name in SLICES:
         for value in frequent(data.columns[name], limits.min_day_rows):
             yield from _of_slice(data, name, value, _of_payments(limits))

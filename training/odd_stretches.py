@@ -19,10 +19,10 @@ LEAST_BLOCKS = 3
 """With fewer blocks of other days nothing is usual."""
 SURE = 6.0
 """Standard deviations; a thousandth of a false alarm in a million stretches of chance alone."""
-SURE_WITHOUT_LIKE = 4.0
-"""Enough where no other block is nearly as low."""
+SURE_GONE = 3.0
 NEARLY = 3.0
-"""Times a share may be of another that is nearly as low."""
+"""Hits are gone where they would be too few, by so many standard deviations, even if usual were only so small
+a part of the lowest of the other blocks."""
 LEAST_CHANGED = 10.0
 """Rows by which a stretch must differ from what is expected."""
 
@@ -37,6 +37,8 @@ class Limits:
     """Or so many times usual."""
     times_down: float = np.inf
     """Or usual divided by this, if no other block is nearly as low (`NEARLY`)."""
+    under: float = np.inf
+    """Only shares under this are odd at all."""
     least_rows: int = 50
     """Fewer tell nothing."""
 
@@ -90,12 +92,21 @@ def _starts(counts: "_Counts", length: int, limits: Limits) -> Iterator[int]:
 class _Usual:
     """What blocks of other days say."""
 
+    hits: Floats
+    rows: Floats
     usual: float
-    """Their median share."""
-    low: float
-    """Their lowest share."""
-    spread: float
-    """Of their shares, in times of what chance alone would give; 1 or more."""
+    """Their median share; never quite 0 or 1."""
+
+    @property
+    def low(self) -> float:
+        """Their lowest share."""
+        return float((self.hits / self.rows).min())
+
+    @property
+    def spread(self) -> float:
+        """Of their shares, in times of what chance alone would give; 1 or more."""
+        roots = [deviance_root(k, n, self.usual) for k, n in zip(self.hits, self.rows, strict=True)]
+        return max(1.0, 1.4826 * float(np.median(np.abs(roots))))
 
 
 @dataclass
@@ -111,8 +122,9 @@ class _Counts:
         others = self._others(start, end, limits.least_rows)
         if others is None or abs(hits - rows * others.usual) < LEAST_CHANGED:
             return None
-        far = abs(deviance_root(hits, rows, others.usual)) / others.spread
-        if far > _least_far(hits / rows, others, limits):
+        if hits / rows < limits.under and (
+            _far(hits, rows, others, limits) or _gone(hits, rows, others, limits)
+        ):
             return int(hits), int(rows), others.usual
         return None
 
@@ -124,10 +136,7 @@ class _Counts:
         if len(rows) < LEAST_BLOCKS:
             return None
         least = 0.5 / rows.sum()
-        usual = float(np.clip(np.median(hits / rows), least, 1.0 - least))
-        roots = np.array([deviance_root(k, n, usual) for k, n in zip(hits, rows, strict=True)])
-        spread = max(1.0, 1.4826 * float(np.median(np.abs(roots))))
-        return _Usual(usual, float((hits / rows).min()), spread)
+        return _Usual(hits, rows, float(min(max(np.median(hits / rows), least), 1.0 - least)))
 
     def forget(self, start: int, end: int) -> None:
         """Leave these days out from now on."""
@@ -143,12 +152,17 @@ def _blocks(counts: Floats, start: int, end: int) -> Floats:
     )
 
 
-def _least_far(share: float, others: _Usual, limits: Limits) -> float:
-    """How sure one must be that a share is not of the usual kind; never sure enough within the limits."""
-    if abs(share - others.usual) > limits.change or share > others.usual * limits.times_up:
-        return SURE
-    gone = share < min(others.usual / limits.times_down, others.low / NEARLY)
-    return SURE_WITHOUT_LIKE if gone else np.inf
+def _far(hits: float, rows: float, others: _Usual, limits: Limits) -> bool:
+    share = hits / rows
+    if abs(share - others.usual) <= limits.change and share <= others.usual * limits.times_up:
+        return False
+    return abs(deviance_root(hits, rows, others.usual)) > SURE * others.spread
+
+
+def _gone(hits: float, rows: float, others: _Usual, limits: Limits) -> bool:
+    if hits / rows >= others.usual / limits.times_down or others.low <= 0:
+        return False
+    return deviance_root(hits, rows, others.low / NEARLY) < -SURE_GONE
 
 
 def deviance_root(hits: float, rows: float, usual: float) -> float:

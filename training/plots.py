@@ -71,6 +71,15 @@ def shares_of_best(lines: Mapping[str, Sequence[Floats]], every: int) -> bytes:
     return _png(figure)
 
 
+def weekly_costs(lines: Mapping[str, Sequence[float]]) -> bytes:
+    """Money lost in each week, by name."""
+    figure, axes = _figure("Cost by the policy, week by week", "week", "money lost")
+    for name, costs in lines.items():
+        axes.plot(range(1, len(costs) + 1), costs, "o-", label=name)
+    axes.legend()
+    return _png(figure)
+
+
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
     """A figure without any global state or window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -77,6 +77,16 @@ class Desk:
         url = settings.addresses.mlflow
         return cls(Champions(settings.home), Registry(url), Tracking(url))
 
+    @classmethod
+    @contextmanager
+    def opened(cls, settings: Settings) -> Iterator["Desk"]:
+        """The same, disconnected afterwards."""
+        desk = cls.of(settings)
+        try:
+            yield desk
+        finally:
+            desk.registry.close()
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -94,16 +104,16 @@ def train_newest(
     Raises:
         UserError: there is no history, too little is known to learn from, or MLflow is down.
     """
-    desk = Desk.of(settings)
-    desk.registry.champion(task.name)  # fails now, not after the work, if MLflow is down
-    newest = newest_us(History(settings.history), task.tables)
-    if newest is None:
-        raise UserError(f"expected past events of {task.name}, got none; `tollgate backfill` a file.")
-    with alone(settings.home, task.name):
-        told.say("joining what was known at each event")
-        rows = task.from_history(settings, span.window(newest))
-        told.say(f"learning from {len(rows):,} events")
-        return train(task, rows, settings, desk, reason, promoting)
+    with Desk.opened(settings) as desk:
+        desk.registry.champion(task.name)  # fails now, not after the work, if MLflow is down
+        newest = newest_us(History(settings.history), task.tables)
+        if newest is None:
+            raise UserError(f"expected past events of {task.name}, got none; `tollgate backfill` a file.")
+        with alone(settings.home, task.name):
+            told.say("joining what was known at each event")
+            rows = task.from_history(settings, span.window(newest))
+            told.say(f"learning from {len(rows):,} events")
+            return train(task, rows, settings, desk, reason, promoting)
 
 
 def train(
