@@ -86,7 +86,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def listing() -> str:
     """What `tollgate --help` prints."""
-    lines = [f"  {name:<12}{verb.help}" for name, verb in VERBS.items()]
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items()]
     head = "Usage: tollgate VERB [OPTIONS]\n\nFraud decisions and prices over one stream of events.\n"
     return "\n".join([head, *lines, "", "tollgate VERB --help tells more, with an example.\n"])
 

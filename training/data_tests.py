@@ -27,8 +27,8 @@ from training.quarantine import Part, held_by
 log = logging.getLogger(__name__)
 
 AROUND = 10
-"""Days before and after a day that its volume is compared with."""
-LEAST_OTHERS = 5
+"""Days before a day, and days after it, that its volume is compared with."""
+LEAST_OTHERS = 3
 
 type_of_columns = Mapping[str, NDArray[Any]]
 type_of_tests = Callable[[Dataset, DataTests], Iterable[Part]]
@@ -139,7 +139,7 @@ def bursts(data: Dataset, same: Mapping[str, NDArray[Any]], least: int) -> Itera
 
 
 def volumes(data: Dataset, limits: DataTests) -> Iterator[Part]:
-    """Days, not the first or last, with far more or fewer rows than the days around and their weekday.
+    """Days, not the first or last, with far more or fewer rows than before, than after and on their weekday.
 
     Few rows are no fault of theirs: only what is usual must be `min_day_rows` or more.
     """
@@ -158,14 +158,16 @@ def volumes(data: Dataset, limits: DataTests) -> Iterator[Part]:
 
 
 def _usual_volumes(counts: Floats, at: int) -> Floats:
-    """Median rows of the days around, and of the same weekday; empty where there are too few."""
-    near = np.delete(counts[max(0, at - AROUND) : at + AROUND + 1], min(at, AROUND))
-    near = near[near > 0]
-    if len(near) < LEAST_OTHERS:
+    """Median rows of the days before, of those after, and of the same weekday; empty where there are too few.
+
+    Both sides, as a business that grows or shrinks for good has nothing wrong with its days.
+    """
+    sides = [counts[max(0, at - AROUND) : at], counts[at + 1 : at + 1 + AROUND]]
+    sides = [side[side > 0] for side in sides]
+    if min(map(len, sides)) < LEAST_OTHERS:
         return np.empty(0)
     same = np.array([counts[other] for other in range(at % 7, len(counts), 7) if other != at])
-    same = same[same > 0]
-    return np.array([np.median(near), np.median(same)] if len(same) >= 2 else [np.median(near)])
+    return np.array([float(np.median(days)) for days in (*sides, same[same > 0]) if len(days) > 1])
 
 
 def odd_parts(

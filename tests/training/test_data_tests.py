@@ -111,6 +111,12 @@ def test_a_day_of_far_too_many_rows() -> None:
     assert "on 2024-10-24" in found[0].reason
 
 
+def test_a_business_that_shrinks_for_good_has_no_odd_days() -> None:
+    data = payments()
+    fewer = data.rows(~some(data, 20, 39) | (np.arange(len(data)) % 6 == 0))
+    assert left_out(fewer, DataTests(min_day_rows=10)) == (set(), [])
+
+
 def test_a_source_whose_labels_flip_on_the_days_they_came() -> None:
     data = payments()
     settled = data.columns["source"] == "settlement"
