@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.fraud import FRAUD
 from infra import cli
 from infra.errors import UserError
 from infra.progress import Silent
@@ -190,6 +191,6 @@ def test_what_differs_is_told(here: Settings, tmp_path: Path, monkeypatch: pytes
         again("pricing", report, here)
     with pytest.raises(UserError, match="no run 'nothing'"):
         again("fraud", replace(report, run_id="nothing"), here)
-    monkeypatch.setattr("features.fraud.FRAUD.__class__.hash", "f00")
+    monkeypatch.setitem(vars(FRAUD), "hash", "f00")
     with pytest.raises(UserError, match=r"feature definitions .*, these are f00; check out commit"):
         again("fraud", report, here)
