@@ -208,7 +208,8 @@ class _Past:
         Raises:
             UserError: nothing could be learned before the first one.
         """
-        last = self._end_us - self._maturity_us - WEEK_US
+        paid_us = int(self._time_us.max())
+        last = min(paid_us, self._end_us - self._maturity_us) - WEEK_US
         found = [last - week * WEEK_US for week in reversed(range(weeks))]
         if found[0] - self._maturity_us - WEEK_US < int(self._time_us.min()):
             raise UserError(

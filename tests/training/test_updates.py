@@ -63,6 +63,20 @@ def test_a_label_that_comes_later_changes_nothing_before(chosen: Settings, found
     assert past.week(at_us).target.mean() > 0.5
 
 
+def test_the_last_week_is_whole(chosen: Settings) -> None:
+    """Labels that come long after the last payment add no week without payments."""
+    transactions, labels = EVENTS
+    later = labels.set_column(
+        labels.column_names.index("event_time_us"),
+        "event_time_us",
+        pa.array(labels["event_time_us"].to_numpy() + 14 * DAY_US),
+    )
+    ends = [
+        updates._Past(chosen, transactions, each).starts(2)[-1] + updates.WEEK_US for each in (labels, later)
+    ]
+    assert ends[0] <= ends[1] == transactions["event_time_us"].to_numpy().max()
+
+
 def test_too_few_weeks_are_told(chosen: Settings) -> None:
     with pytest.raises(UserError, match="expected 9 weeks of payments"):
         walk(chosen, weeks=9)
