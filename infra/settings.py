@@ -185,6 +185,18 @@ class Retraining(Section):
     poll_s: Positive
 
 
+class DataTests(Section):
+    """How far data may be from usual before a training leaves them out."""
+
+    min_day_rows: Annotated[int, Field(ge=1)] = 50
+    max_volume_ratio: Annotated[float, Field(gt=1)] = 4.0
+    max_rate_change: Share = 0.2
+    max_rate_ratio: Annotated[float, Field(gt=1)] = 5.0
+    burst: Annotated[int, Field(ge=2)] = 10
+    look_alikes: Annotated[int, Field(ge=2)] = 20
+    max_left_out: Share = 0.2
+
+
 class Gate(Section):
     """What a challenger must show before it may take over."""
 
@@ -238,6 +250,7 @@ class Settings(Section):
     catalogue: tuple[Product, ...]
     retraining: Retraining
     watching: Watching
+    data_tests: DataTests = DataTests()
     gate: Gate
 
     @property

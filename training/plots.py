@@ -104,6 +104,15 @@ def performance_over_time(
     return _png(figure)
 
 
+def weekly_costs(lines: Mapping[str, Sequence[float]]) -> bytes:
+    """Money lost in each week, by name."""
+    figure, axes = _figure("Cost by the policy, week by week", "week", "money lost")
+    for name, costs in lines.items():
+        axes.plot(range(1, len(costs) + 1), costs, "o-", label=name)
+    axes.legend()
+    return _png(figure)
+
+
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
     """A figure of one panel."""
     figure, (axes,) = _figures(1, across)

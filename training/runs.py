@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from infra import progress
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion.history import History
-from training import models
+from training import models, run_record
 from training.champions import Champions
+from training.data_tests import tested
 from training.dataset import Dataset, Span, newest_us
 from training.gate import Verdict, judge
 from training.promotion import follow, promote
@@ -76,6 +77,16 @@ class Desk:
         url = settings.addresses.mlflow
         return cls(Champions(settings.home), Registry(url), Tracking(url))
 
+    @classmethod
+    @contextmanager
+    def opened(cls, settings: Settings) -> Iterator["Desk"]:
+        """The same, disconnected afterwards."""
+        desk = cls.of(settings)
+        try:
+            yield desk
+        finally:
+            desk.registry.close()
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -93,16 +104,16 @@ def train_newest(
     Raises:
         UserError: there is no history, too little is known to learn from, or MLflow is down.
     """
-    desk = Desk.of(settings)
-    desk.registry.champion(task.name)  # fails now, not after the work, if MLflow is down
-    newest = newest_us(History(settings.history), task.tables)
-    if newest is None:
-        raise UserError(f"expected past events of {task.name}, got none; `tollgate backfill` a file.")
-    with alone(settings.home, task.name):
-        told.say("joining what was known at each event")
-        rows = task.from_history(settings, span.window(newest))
-        told.say(f"learning from {len(rows):,} events")
-        return train(task, rows, settings, desk, reason, promoting)
+    with Desk.opened(settings) as desk:
+        desk.registry.champion(task.name)  # fails now, not after the work, if MLflow is down
+        newest = newest_us(History(settings.history), task.tables)
+        if newest is None:
+            raise UserError(f"expected past events of {task.name}, got none; `tollgate backfill` a file.")
+        with alone(settings.home, task.name):
+            told.say("joining what was known at each event")
+            rows = task.from_history(settings, span.window(newest))
+            told.say(f"learning from {len(rows):,} events")
+            return train(task, rows, settings, desk, reason, promoting)
 
 
 def train(
@@ -114,6 +125,7 @@ def train(
         UserError: too little is known to learn from, or MLflow is down.
     """
     began = time.perf_counter()
+    data = prepared(task, data, settings)
     trial = task.learn(data, incumbent(desk, task.name), settings)
     verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
     logged = desk.tracking.log(
@@ -129,9 +141,20 @@ def train(
 def rehearse(task: Task, data: Dataset, settings: Settings) -> Report:
     """Train and judge against the baselines without the stack; nothing is recorded."""
     began = time.perf_counter()
+    data = prepared(task, data, settings)
     trial = task.learn(data, None, settings)
     verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
     return _report(task.name, data, trial, verdict, began)
+
+
+def prepared(task: Task, data: Dataset, settings: Settings) -> Dataset:
+    """The rows that pass the task's data tests, with the settings that a model of them follows from.
+
+    Raises:
+        UserError: too much would be left out.
+    """
+    kept = tested(data, task.data_tests, settings.data_tests)
+    return replace(kept, settings=run_record.chosen_settings(settings))
 
 
 def incumbent(desk: Desk, task: str) -> Incumbent | None:
@@ -146,13 +169,21 @@ def record_of(task: str, data: Dataset, trial: Trial, verdict: Verdict, reason: 
         task=task,
         name=f"{task} {_time(data.cutoff_us)}",
         parameters=trial.parameters,
-        metrics={**trial.metrics, **_prefixed(trial.rivals), **_prefixed(trial.slices), **_sizes(trial)},
+        metrics={
+            **trial.metrics,
+            **_prefixed(trial.rivals),
+            **_prefixed(trial.slices),
+            **_sizes(trial),
+            **_left_out(data),
+        },
         tags=_tags(data, trial, verdict, reason),
         headline={name: trial.metrics[name] for name in trial.headline if name in trial.metrics},
         documents={
             "features.json": {"hash": data.feature_hash, "names": data.features},
             "importance.json": trial.model.importance(),
             "verdict.json": _judged(verdict, trial),
+            run_record.DOCUMENT: _account(task, data, trial),
+            run_record.QUARANTINE: run_record.quarantine(data),
             **trial.documents,
         },
         figures=trial.figures,
@@ -166,11 +197,18 @@ def _judged(verdict: Verdict, trial: Trial) -> dict[str, Any]:
     return plain | {"off_policy": finite(dict(trial.off_policy))} if trial.off_policy else plain
 
 
+def _account(task: str, data: Dataset, trial: Trial) -> dict[str, Any]:
+    values: dict[str, Any] = finite(run_record.document(task, data, trial.test_start_us, trial.parameters))
+    return values
+
+
 def _tags(data: Dataset, trial: Trial, verdict: Verdict, reason: Reason) -> dict[str, str]:
     start, end = _window(data)
     return {
         "git_commit": commit(Path(training.__file__).parent),
-        "data_version": data.version,
+        "data_version": run_record.version(data),
+        "content_hash": data.version,
+        "code": run_record.code(),
         "feature_hash": data.feature_hash,
         "event_time_start": start,
         "event_time_end": end,
@@ -178,6 +216,7 @@ def _tags(data: Dataset, trial: Trial, verdict: Verdict, reason: Reason) -> dict
         "label_cutoff": _time(data.cutoff_us),
         "gate": "passed" if verdict.passed else "refused",
         "gate_reasons": "; ".join((*verdict.reasons, *trial.notes)),
+        "left_out": "; ".join(map(str, data.left_out.parts))[:5_000],
         "asked_by": reason.who,
         "reason": reason.why,
     }
@@ -200,6 +239,12 @@ def _sizes(trial: Trial) -> dict[str, float]:
     return {"rows_train": float(trial.rows_train), "rows_test": float(trial.rows_test)}
 
 
+def _left_out(data: Dataset) -> dict[str, float]:
+    left = data.left_out
+    found = {"rows": float(left.rows), "share": left.share, "parts": float(len(left.parts))}
+    return {f"left_out/{name}": value for name, value in found.items()}
+
+
 def _report(
     task: str,
     data: Dataset,
@@ -218,7 +263,7 @@ def _report(
         headline=trial.headline,
         rows_train=trial.rows_train,
         rows_test=trial.rows_test,
-        data_version=data.version,
+        data_version=run_record.version(data),
         window=_window(data),
         test_start=_time(trial.test_start_us),
         label_cutoff=_time(data.cutoff_us),
@@ -226,7 +271,7 @@ def _report(
         run_id=run_id,
         version=version,
         promoted=promoted,
-        notes=trial.notes,
+        notes=(*(f"left out {part}" for part in data.left_out.parts), *trial.notes),
     )
 
 

@@ -1,7 +1,7 @@
 """The tasks that can be learned. A task adds a module of its name, and one line here."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,10 +10,11 @@ from rich.console import RenderableType
 
 from infra import progress
 from infra.errors import UserError
-from infra.settings import RuleOutcome, Settings
+from infra.settings import DataTests, RuleOutcome, Settings
 from training.dataset import Dataset, Span, Window
 from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
+from training.quarantine import Part
 from training.sight import Watched
 
 
@@ -134,6 +135,8 @@ class Task:
     evaluate: Callable[[Settings, EvaluateOptions], dict[str, Any]]
     check: Callable[[Settings], object] = lambda _: None
     """Raises UserError for settings that it can't use, before any work."""
+    data_tests: Callable[[Dataset, DataTests], Iterable[Part]] = lambda data, limits: ()  # noqa: ARG005
+    """What is to be left out of a training set."""
 
 
 TASKS = {"fraud": "training.fraud:TASK", "pricing": "training.pricing:TASK"}

@@ -125,6 +125,16 @@ class Registry:
         for name in json.loads(card)["files"]:
             (folder / name).write_bytes(self._artefact(version, name))
 
+    def has_run(self, run_id: str) -> bool:
+        """Whether MLflow has such a run."""
+        return self._ask("GET", "runs/get", {"run_id": run_id}) is not None
+
+    def document(self, run_id: str, path: str) -> bytes | None:
+        """A file that a run left behind; None if it left none of that name."""
+        asked = {"run_id": run_id, "path": path}
+        reply = self._send("GET", "/get-artifact", params=asked, timeout=self._patient)
+        return None if reply.is_error else reply.content
+
     def _artefact(self, version: Version, name: str) -> bytes:
         asked = {"run_id": version.run_id, "path": f"{MODEL_FOLDER}/{name}"}
         reply = self._send("GET", "/get-artifact", params=asked, timeout=self._patient)
