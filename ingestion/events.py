@@ -110,6 +110,7 @@ class Quote(BaseModel):
     propensity: Annotated[float, Field(ge=0, le=1)] | None = None
     held: bool = False
     model: dict[str, Any] = {}
+    features: dict[str, float | None] = {}
 
 
 class QuoteRequest(Event):

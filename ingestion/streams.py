@@ -68,6 +68,8 @@ PRODUCT_EVENT = pa.schema(
         "propensity": pa.float64(),
         "held": pa.bool_(),  # a repetition of what the same context was quoted
         "model_version": pa.string(),
+        "feature_names": pa.list_(pa.string()),
+        "features": pa.list_(pa.float64()),  # the vector at the price that was quoted; null = NaN
         "units": pa.float64(),
         "quoted_at_us": pa.int64(),  # event time of the outcome's quote
         "appended_ms": pa.int64(),

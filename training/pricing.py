@@ -247,7 +247,7 @@ def _matured_us(window: Window) -> int:
     return window.cutoff_us - round(MATURITY_DAYS * DAY_US)
 
 
-def _units(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> Floats:
+def units_of(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> Floats:
     """Units of each quote as known at the cut-off: of its first outcome; 0 without one."""
     known = outcomes.filter(pc.less_equal(outcomes["event_time_us"], cutoff_us)).sort_by("event_time_us")
     units = pd.Series(known["units"].to_numpy(), known["quote_id"].to_pandas().to_numpy(object))
@@ -268,7 +268,7 @@ def _dataset(
 ) -> Dataset:
     """In order of time; `described` has segment and context by quote id."""
     ids = rows["quote_id"].to_pandas().to_numpy(object)
-    units = _units(ids, outcomes, window.cutoff_us)
+    units = units_of(ids, outcomes, window.cutoff_us)
     said = described.select(_DESCRIBED).to_pandas().drop_duplicates("quote_id")
     said = said.set_index("quote_id").reindex(ids)
     columns = {

@@ -127,7 +127,9 @@ class Retrainer:
         log.warning("training %s: %s; looking again in %.0f s", task.name, why, seconds)
 
     def _told(self, report: Report) -> None:
-        said = "promoted version %s" if report.promoted else "kept the champion (run %s)"
+        said = "kept the champion (run %s)"
+        if report.promoted or report.in_shadow:
+            said = "promoted version %s" if report.promoted else "version %s is in shadow"
         log.info("%s: " + said, report.task, report.version or report.run_id)
 
     def _learned_until(self, task: Task) -> int | None:

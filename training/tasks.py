@@ -14,6 +14,7 @@ from infra.settings import RuleOutcome, Settings
 from training.dataset import Dataset, Span, Window
 from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
+from training.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,9 @@ BACKTESTS = {
 }
 """Where each task's policy is tried on the past, if it can be."""
 
+TRAFFICS = {"fraud": "training.fraud_shadow:TRAFFIC", "pricing": "training.pricing_shadow:TRAFFIC"}
+"""Where each task's live decisions are, by which challengers in shadow are judged."""
+
 type_of_backtest = Callable[[Settings, BacktestOptions, progress.Task], Backtest]
 
 
@@ -157,6 +161,14 @@ def backtest_of(name: str) -> type_of_backtest:
     if name not in BACKTESTS:
         raise UserError(f"expected a task, one of {', '.join(BACKTESTS)}; came {name!r}.")
     found: type_of_backtest = _found(BACKTESTS[name])
+    return found
+
+
+def traffic_of(name: str) -> Traffic | None:
+    """The live decisions of a task; None if its challengers can't be shadowed."""
+    if name not in TRAFFICS:
+        return None
+    found: Traffic = _found(TRAFFICS[name])
     return found
 
 
