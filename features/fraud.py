@@ -256,7 +256,7 @@ def at_amounts(matrix: Floats, times: float) -> Floats:
     """
     found, amounts = matrix.copy(), matrix[:, _COLUMN["amount"]]
     found[:, _COLUMN["amount"]] *= times
-    found[:, _COLUMN["customer_amount_ratio"]] *= times
+    found[:, _COLUMN[f"customer_amount_ratio_{USUAL_LIFE[0]}"]] *= times
     for life in LIVES:
         score, mean = (_COLUMN[f"customer_amount_{what}_{life}"] for what in ("zscore", "mean"))
         above = amounts - matrix[:, mean]

@@ -12,7 +12,7 @@ from infra.settings import Gate
 from training.models import Scorer
 
 ROUNDS, CALLS = 5, 100
-"""Of the rounds the calmest counts: what else runs on the machine is no fault of a model."""
+"""Of the rounds the calmest counts: a page that is not there yet is no fault of theirs either."""
 MB = 1e6
 
 Clock = Callable[[], float]
@@ -20,14 +20,17 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Latency:
-    """Of predictions of one row, in milliseconds."""
+    """Of predictions of one row, in milliseconds of this thread's processor time.
+
+    Models predict on one thread; what else runs on the machine is no fault of theirs.
+    """
 
     median_ms: float
     p99_ms: float
 
 
 def latencies(
-    models: tuple[Scorer, Scorer], matrix: Floats, clock: Clock = time.perf_counter
+    models: tuple[Scorer, Scorer], matrix: Floats, clock: Clock = time.thread_time
 ) -> list[Latency]:
     """Of two models in turn, row by row, so that what disturbs one disturbs both."""
     rows = [matrix[i % len(matrix)][None] for i in range(CALLS)]

@@ -79,7 +79,7 @@ def judge_shadow(missing: Sequence[str], found: Matured | None, gate: Gate, age_
     beyond = [_beyond(limit) for limit in found.limits if not limit.low <= limit.value <= limit.high]
     worse = [_told(each) for each in found.gains if not each.high > gate.shadow_min_gain]
     if beyond or worse:
-        return Outlook("refused", (*beyond, *worse))
+        return Outlook("refused", (*worse, *beyond))
     unsure = [_unsure(each) for each in found.gains if not each.low > gate.shadow_min_gain]
     if unsure:
         return _unless_old(Outlook("unproven", tuple(unsure)), gate, age_days)
