@@ -47,6 +47,9 @@ VERBS = {
     "search": Verb("training.commands:search", "Search the fraud model's parameters on past weeks."),
     "backtest": Verb("training.commands:backtest", "Try a fraud rule or a pricing policy on the past."),
     "bench": Verb("serving.bench.command:bench", "Measure throughput and latency on this machine."),
+    "bench-swaps": Verb(
+        "serving.bench.swaps:bench_swaps", "Promote and roll back under load; check each answer."
+    ),
 }
 
 PROCESSES = {

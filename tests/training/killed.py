@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from infra import settings
+from tests.training.live import Plain
 from training import booster, runs
 from training.card import Card, Trained
 from training.champions import Champions
@@ -31,7 +32,8 @@ def rows() -> Dataset:
 
 def _learn(data: Dataset, _: Any, __: Any) -> Trial:
     card = Card(TASK_NAME, "", data.features, data.feature_hash, Trained(1, 2, 3, len(data)))
-    model = booster.train(data.matrix, data.target, replace(card, trained=data.trained), booster.CLASSIFIER)
+    learned = booster.train(data.matrix, data.target, replace(card, trained=data.trained), booster.CLASSIFIER)
+    model = Plain(learned.text, learned.card)
     return Trial(
         model=model,
         parameters={},
