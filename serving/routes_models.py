@@ -37,7 +37,7 @@ class Rollback(BaseModel):
 @router.get("")
 async def get_models(services: UsesServices) -> Response:
     """Champion, challengers with what their shadow has shown so far, refusals and history of each task."""
-    tasks = {task: await asyncio.to_thread(_describe, services, task) for task in ("fraud", "pricing")}
+    tasks = {task: await asyncio.to_thread(describe, services, task) for task in ("fraud", "pricing")}
     return answer(tasks)
 
 
@@ -60,7 +60,8 @@ async def post_rollback(task: Task, services: UsesServices, wanted: Rollback | N
     return answer(asdict(rolled))
 
 
-def _describe(services: Services, task: str) -> dict[str, Any]:
+def describe(services: Services, task: str) -> dict[str, Any]:
+    """What a task's models are and were; what only the registry knows is empty while it does not answer."""
     model, before = services.models.current(task), services.models.previous(task)
     try:
         versions = services.registry.versions(task)

@@ -123,7 +123,7 @@ def train(
     champion = incumbent(desk, task.name)
     trial = task.learn(data, champion, settings)
     verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
-    way = _way(task, data, champion, settings) if promoting else ASIDE
+    way = way_of(task.name, data, champion, settings) if promoting else ASIDE
     record = record_of(task.name, data, trial, verdict, reason)
     logged = desk.tracking.log(record, trial.model, verdict.passed, way)
     registered = logged.version is not None
@@ -134,10 +134,10 @@ def train(
     return replace(report, promoted=registered and way == DIRECT, in_shadow=registered and way == IN_SHADOW)
 
 
-def _way(task: Task, data: Dataset, champion: Incumbent | None, settings: Settings) -> str:
+def way_of(task: str, data: Dataset, champion: Incumbent | None, settings: Settings) -> str:
     """How a winner of the trial goes on: through the shadow, or at once where that could show nothing."""
     comparable = champion is not None and champion.model.card.feature_hash == data.feature_hash
-    shadowed = settings.gate.shadow_labels > 0 and tasks.traffic_of(task.name) is not None
+    shadowed = settings.gate.shadow_labels > 0 and tasks.traffic_of(task) is not None
     return IN_SHADOW if comparable and shadowed else DIRECT
 
 

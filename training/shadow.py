@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 WHO = "shadow"
 SAMPLE = 200
 """So many of the newest live decisions a model is inspected by."""
+MOST_FILES = 64
+"""Files of a day before they are made one."""
 MOST_REASONS = 10
 """The registry keeps no long texts."""
 IDLE = 20.0
@@ -277,6 +279,7 @@ class ScoreLog:
             if self._seen.get(day) != there:
                 self._extend(day, trial, history)
                 self._seen[day] = there
+        self._table.compact(SCORES, "9999-12-31", at_least=MOST_FILES)
 
     def _extend(self, day: str, trial: Trial, history: History) -> None:
         traffic, start_us = trial.traffic, day_start_us(day)

@@ -67,7 +67,7 @@ def live(seed: int = 3) -> Live:
     amount, usual = np.round(draw.gamma(2.0, 40.0, n) + 1.0, 2), draw.gamma(4.0, 20.0, n) + 5.0
     bad = draw.random(n) < 0.06
     rates = np.where(bad, draw.beta(4, 3, n), draw.beta(0.3, 9, n))
-    matrix[:, COLUMN["amount"]], matrix[:, COLUMN["online"]] = amount, draw.random(n) < 0.35
+    matrix[:, COLUMN["amount"]], matrix[:, COLUMN["online"]] = amount, draw.random(n) < 0.25
     matrix[:, COLUMN["customer_amount_ratio_90d"]] = amount / usual
     for life in LIVES:
         matrix[:, COLUMN[f"customer_amount_mean_{life}"]] = usual

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features.fraud import FRAUD
 from infra.settings import Settings
 from ingestion.history import DAY_US, DECISIONS, SCORES, History
 from tests.training.live import LEARNED_DAYS, Live, decisions, live, write
 from tests.training.made import MIDNIGHT_US
-from training import fraud_shadow
+from training import fraud_shadow, runs
+from training.dataset import Dataset
 from training.models import Scorer
 from training.shadow import Candidate, ScoreLog, Trial, newest_vectors
-from training.tasks import task
-from training.tracking import Version
+from training.tasks import Incumbent, task
+from training.tracking import DIRECT, IN_SHADOW, Version
 
 
 class Sum:
@@ -97,3 +99,30 @@ def test_only_matured_labels_of_what_was_decided_count(payments: Live, chosen: S
     assert np.array_equal(rows.matrix, payments.matrix[expected])
     assert np.array_equal(rows.target > 0, payments.fraud[expected])
     assert set(rows.columns["channel"]) == {"online", "in_store"}
+
+
+def test_many_small_files_become_one_and_nothing_is_scored_again(
+    payments: Live, trial: Trial, tmp_path: Path
+) -> None:
+    end, history, log = len(payments.fraud), History(tmp_path / "history"), ScoreLog(tmp_path / "shadow")
+    for start in range(end - 180, end, 5):
+        history.append(DECISIONS, decisions(payments, slice(start, start + 5)))
+        log.extend(trial, history)
+    files = list((tmp_path / "shadow").rglob("*.parquet"))
+    assert len(files) < 64 + 4
+    assert any(file.name.startswith("compact-") for file in files)
+    ScoreLog(tmp_path / "shadow").extend(trial, history)
+    assert History(tmp_path / "shadow").read(SCORES).num_rows == 180
+
+
+def test_a_winner_goes_through_the_shadow_only_where_it_could_show_something(
+    payments: Live, trial: Trial, chosen: Settings
+) -> None:
+    incumbent = Incumbent("1", trial.champion.model)
+    data = Dataset(FRAUD.names, FRAUD.hash, *[np.empty(0)] * 4, {}, 0)  # type: ignore[arg-type]
+    trusting = chosen.model_copy(update={"gate": chosen.gate.model_copy(update={"shadow_labels": 0})})
+    assert runs.way_of("fraud", data, incumbent, chosen) == IN_SHADOW
+    assert runs.way_of("fraud", data, None, chosen) == DIRECT
+    assert runs.way_of("fraud", data, incumbent, trusting) == DIRECT
+    assert runs.way_of("fraud", replace(data, feature_hash="other"), incumbent, chosen) == DIRECT
+    assert runs.way_of("unheard of", data, incumbent, chosen) == DIRECT
