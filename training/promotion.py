@@ -78,10 +78,22 @@ def rollback(
         return _enthrone(registry, champions, version, _Order("rollback", who, why, clock()))
 
 
-def complete(registry: Registry, champions: Champions, task: str) -> Promotion | None:
-    """Finish what a process that died left: a promotion under way, or one that its training had decided on.
+def resume(registry: Registry, champions: Champions, task: str) -> Promotion | None:
+    """Finish a promotion that was under way when its process died; gives it, or None if there was none.
 
-    Gives the promotion if there was one; None if nothing was to be done.
+    Raises:
+        UserError: MLflow is down; the next call goes on.
+    """
+    if champions.begun(task) is None:
+        return None
+    with champions.alone(task):
+        return _complete(registry, champions, task)
+
+
+def complete(registry: Registry, champions: Champions, task: str) -> Promotion | None:
+    """The same, and promote what a training that died had decided on but not begun.
+
+    To be called where no training of the task runs, or by the training itself before it registers anything.
 
     Raises:
         UserError: MLflow is down; the next call goes on.

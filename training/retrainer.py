@@ -18,7 +18,7 @@ from ingestion.history import DAY_US, History
 from training import card as cards
 from training import runs
 from training.dataset import Window, newest_us
-from training.promotion import follow
+from training.promotion import complete, follow
 from training.runs import Desk, Reason, Report
 from training.tasks import Task
 
@@ -79,6 +79,8 @@ class Retrainer:
 
     def run(self, stop: threading.Event) -> None:
         """Look every `poll_s` until stopped. What fails is logged and looked at again, ever more seldom."""
+        for task in self._tasks:
+            self._completed(task)
         while not stop.is_set():
             self.turn()
             stop.wait(self._settings.retraining.poll_s)
@@ -118,6 +120,17 @@ class Retrainer:
             self._failures.pop(task.name, None)
         except UserError as error:
             self._rest(task, str(error))
+
+    def _completed(self, task: Task) -> None:
+        """Finish what a training or a promotion left when its process died."""
+        try:
+            with runs.alone(self._settings.home, task.name, waiting=False):
+                done = complete(self._desk.registry, self._desk.champions, task.name)
+        except UserError as error:
+            log.warning("%s: %s", task.name, error)  # the next training completes it
+            return
+        if done is not None:
+            log.info("%s: completed the %s of version %s", task.name, done.action, done.version)
 
     def _rest(self, task: Task, why: str) -> None:
         """Twice as long after each failure in a row: what lacks data would fail again at once."""

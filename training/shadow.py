@@ -31,7 +31,7 @@ from training import inspection, models
 from training.behaviour import misbehaviour
 from training.dataset import Dataset, newest_us
 from training.models import Scorer
-from training.promotion import complete, fetch, follow, in_shadow, leave_shadow, promote
+from training.promotion import fetch, follow, in_shadow, leave_shadow, promote, resume
 from training.runs import Desk, finite
 from training.shadow_gate import Matured, Outlook, evidence, judge_shadow, lacking
 from training.tasks import Task, traffic_of
@@ -125,7 +125,7 @@ class Shadow:
         Raises:
             UserError: MLflow is down.
         """
-        complete(self._desk.registry, self._desk.champions, task.name)
+        resume(self._desk.registry, self._desk.champions, task.name)
         traffic = traffic_of(task.name)
         waiting = in_shadow(self._desk.registry, task.name)
         if traffic is None or not waiting:

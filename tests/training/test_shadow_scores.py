@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from features.fraud import FRAUD
@@ -18,6 +19,7 @@ from training.models import Scorer
 from training.shadow import Candidate, ScoreLog, Trial, newest_vectors
 from training.tasks import Incumbent, task
 from training.tracking import DIRECT, IN_SHADOW, Version
+from training.traffic import vectors
 
 
 class Sum:
@@ -126,3 +128,12 @@ def test_a_winner_goes_through_the_shadow_only_where_it_could_show_something(
     assert runs.way_of("fraud", data, incumbent, trusting) == DIRECT
     assert runs.way_of("fraud", replace(data, feature_hash="other"), incumbent, chosen) == DIRECT
     assert runs.way_of("unheard of", data, incumbent, chosen) == DIRECT
+
+
+def test_what_is_not_known_is_nan_in_a_vector() -> None:
+    values: list[float | None] = [float(i) for i in range(len(FRAUD.names))]
+    values[3] = None
+    table = pa.table({"feature_names": [list(FRAUD.names), None], "features": [values, None]})
+    rows, matrix = vectors(table, FRAUD)
+    assert (rows.num_rows, matrix.shape) == (1, (1, len(FRAUD.names)))
+    assert np.flatnonzero(np.isnan(matrix[0])).tolist() == [3]
