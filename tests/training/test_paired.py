@@ -59,3 +59,11 @@ def test_nothing_is_known_without_rows_or_frauds() -> None:
     none = Draws(groups_of([]), np.empty(0), 0.1)
     assert np.isnan(none.of_losses("cost", np.empty(0), np.empty(0)).low)
     assert np.isnan(draws().of_ranking(np.zeros(N), DRAW.random(N), DRAW.random(N)).low)
+
+
+def test_rows_of_one_group_are_drawn_together() -> None:
+    weights = np.array(list(Draws(np.array([0, 0, 0, 1]), np.ones(4), 0.1)))
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, 0] + weights[:, 3] == 2).all()
+    assert set(weights[:, 3].tolist()) == {0.0, 1.0, 2.0}
