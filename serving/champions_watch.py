@@ -21,6 +21,8 @@ from training.tracking import Registry
 
 log = logging.getLogger(__name__)
 
+DISK_POLL_S = 0.25
+
 FEATURE_SETS = {features.domain: features for features in (FRAUD, PRICING)}
 """What each task's models must expect."""
 
@@ -57,7 +59,10 @@ class ChampionsWatch:
         self._refused: set[tuple[str, str]] = set()
         self._looking = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="champions", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._watch, name="champions", daemon=True),
+            threading.Thread(target=self._watch_disk, name="champions on disk", daemon=True),
+        ]
         self._poll_s = 1.0
 
     def current(self, task: str) -> Scorer | None:
@@ -69,37 +74,47 @@ class ChampionsWatch:
         return self._previous.get(task)
 
     def start(self, poll_s: float = 1.0) -> None:
-        """Load what is on disk, then follow the registry in a thread."""
+        """Load what is on disk, then follow registry and disk, each in a thread.
+
+        Whoever promotes on this home writes to the disk at once; a registry may take its time to answer.
+        """
         self._poll_s = poll_s
         for task in self._feature_sets:
             self._from_disk(task)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._stop.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def refresh(self) -> None:
         """Look at the registry now; when it does not answer, at what another process put on disk."""
-        with self._looking:
-            for task in self._feature_sets:
-                try:
-                    follow(self._registry, self._champions, task)
-                except UserError as error:
-                    log.debug("registry: %s", error)
-                self._from_disk(task)
+        for task in self._feature_sets:
+            try:
+                follow(self._registry, self._champions, task)
+            except UserError as error:
+                log.debug("registry: %s", error)
+            self._from_disk(task)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._poll_s):
             self.refresh()
 
+    def _watch_disk(self) -> None:
+        while not self._stop.wait(min(self._poll_s, DISK_POLL_S)):
+            for task in self._feature_sets:
+                self._from_disk(task)
+
     def _from_disk(self, task: str) -> None:
-        champion, previous = self._champions.current(task), self._champions.previous(task)
-        if champion is not None:
-            self._use(task, champion.version)
-        if previous is not None and previous.version != _version(self._current.get(task)):
-            self._keep(task, previous.version)
+        with self._looking:
+            champion, previous = self._champions.current(task), self._champions.previous(task)
+            if champion is not None:
+                self._use(task, champion.version)
+            if previous is not None and previous.version != _version(self._current.get(task)):
+                self._keep(task, previous.version)
 
     def _use(self, task: str, version: str) -> None:
         before = self._current.get(task)

@@ -92,6 +92,11 @@ class Champions:
         """The version that decided before it."""
         return self._named(task, "previous")
 
+    def pair(self, task: str) -> tuple[str | None, str | None]:
+        """Versions that decide now and decided before, as the disk says it."""
+        pointer = self._pointer(task)
+        return pointer.get("current"), pointer.get("previous")
+
     def set_current(self, task: str, version: str, previous: str | None = None) -> None:
         """Let a kept version decide; setting it again changes nothing.
 

@@ -141,12 +141,16 @@ def follow(registry: Registry, champions: Champions, task: str) -> Champion | No
     Raises:
         UserError: MLflow is down, or what it gave is not whole; the champion on disk is as it was.
     """
+    seen = champions.pair(task)
     version = registry.champion(task)
     if version is None:
         return None
     fetch(registry, champions, version)
     before = registry.aliased(task, PREVIOUS)
-    champions.set_current(task, version.version, before.version if before else None)
+    if seen != (version.version, before.version if before else None):
+        with champions.alone(task):  # what was promoted since we asked is newer than the answer
+            if champions.pair(task) == seen:
+                champions.set_current(task, version.version, before.version if before else None)
     if before is not None:
         with suppress(UserError):  # the champion decides all the same
             fetch(registry, champions, before)

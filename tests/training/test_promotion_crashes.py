@@ -2,7 +2,9 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from training import models
 from training.champions import Champions
 from training.promotion import complete, fetch, follow, promote, rollback
 from training.runs import Desk
-from training.tracking import DIRECT, SHADOW, Registry, Tracking
+from training.tracking import DIRECT, SHADOW, Registry, Tracking, Version
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -132,6 +134,29 @@ def test_a_history_whose_last_line_was_cut_off_goes_on(desk: Desk, tmp_path: Pat
         out.write('{"at": "2026')
     promote(desk.registry, desk.champions, "cut", "2", "me", "try")
     assert [each.version for each in desk.champions.history("cut")] == ["1", "2"]
+
+
+class Slow(Registry):
+    """Answers what was true when it was asked; meanwhile somebody else promotes."""
+
+    def __init__(self, url: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(url)
+        self._meanwhile = meanwhile
+
+    def champion(self, task: str) -> Version | None:
+        found = super().champion(task)
+        self._meanwhile()
+        return found
+
+
+def test_an_answer_that_was_overtaken_by_a_promotion_changes_nothing(desk: Desk, mlflow: str) -> None:
+    for _ in range(2):
+        desk.tracking.log(record("overtaken"), plain("overtaken"), register=True)
+    promote(desk.registry, desk.champions, "overtaken", "1", "me", "try")
+    late = partial(promote, desk.registry, desk.champions, "overtaken", "2", "me", "meanwhile")
+    with closing(Slow(mlflow, late)) as slow:
+        follow(slow, desk.champions, "overtaken")
+    assert desk.champions.pair("overtaken") == ("2", "1")
 
 
 def test_a_retrainer_killed_at_ten_random_moments_leaves_nothing_half_done(
