@@ -62,6 +62,7 @@ class Change:
 
     version: str
     previous: str
+    begun_s: float
     done_s: float
 
 
@@ -81,7 +82,10 @@ class Swapped:
     told_apart: float
     """Share of the answers that no other version would have given."""
     slowest_swap_s: float
-    """From the answer to a promotion until a process sent its last answer by the version before."""
+    """From the answer to a promotion until a process was last asked and answered by the version before.
+
+    Infinite if it never answered by the new one until the next change.
+    """
 
 
 def bench_swaps(
@@ -204,10 +208,12 @@ async def _changing(port: int, start: float, seconds: float) -> list[Change]:
         for number, version in enumerate(ACTIONS):
             moment = start + seconds * (number + 1) / (len(ACTIONS) + 1)
             await asyncio.sleep(max(0.0, moment - time.perf_counter()))
+            begun_s = time.perf_counter()
             action, body = ("promote", {"version": version}) if version else ("rollback", {})
             reply = await http.post(f"/v1/models/fraud/{action}", json={**body, "who": WHO})
             reply.raise_for_status()
-            changes.append(Change(reply.json()["version"], reply.json()["previous"], time.perf_counter()))
+            said = reply.json()
+            changes.append(Change(said["version"], said["previous"], begun_s, time.perf_counter()))
     return changes
 
 
@@ -241,17 +247,22 @@ def _recomputed(desk: Desk, version: str, matrix: Floats) -> Floats:
 
 
 def _stretches(changes: Sequence[Change]) -> Iterator[tuple[Change, float]]:
-    """Each change, and when the next one came."""
-    ends = [*(each.done_s for each in changes[1:]), np.inf]
+    """Each change, and when the next one was asked for: from then on a process may be ahead of its answer."""
+    ends = [*(each.begun_s for each in changes[1:]), np.inf]
     yield from zip(changes, ends, strict=True)
 
 
 def _swap_s(answers: Sequence[Answer], change: Change, until_s: float) -> float:
-    old = [
-        each.sent_s - change.done_s
-        for each in answers
-        if change.done_s <= each.sent_s < until_s and each.version == change.previous
-    ]
+    """Of the slowest process."""
+    mine = [each for each in answers if change.done_s <= each.sent_s < until_s]
+    return max(_taken_over_s(mine, change, process) for process in range(PROCESSES))
+
+
+def _taken_over_s(answers: Sequence[Answer], change: Change, process: int) -> float:
+    mine = [each for each in answers if each.process == process]
+    if all(each.version != change.version for each in mine):
+        return float("inf")
+    old = [each.sent_s - change.done_s for each in mine if each.version != change.version]
     return max(old, default=0.0)
 
 

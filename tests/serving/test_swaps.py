@@ -19,10 +19,10 @@ def test_five_promotions_and_two_rollbacks_under_load(
     stack = Stack(tmp_path / "home")
     stack.up(only=["kafka", "valkey", "mlflow"])
     try:
-        found = swapped(settings.load(), 15.0, 200.0, Silent())
+        found = swapped(settings.load(), 40.0, 200.0, Silent())
     finally:
         stack.down(purge=True)
-    assert (found.requests, found.errors, found.wrong) == (3_000, 0, 0)
+    assert (found.requests, found.errors, found.wrong) == (8_000, 0, 0)
     assert (found.promotions, found.rollbacks, found.versions) == (5, 2, 6)
     assert found.told_apart > 0.95, "versions must differ, or naming the wrong one would not show"
     assert found.slowest_swap_s < 5.0
