@@ -36,7 +36,7 @@ from training import booster, models
 from training.booster import Model
 from training.card import Card, Trained
 from training.promotion import promote
-from training.runs import Desk
+from training.runs import Desk, finite
 from training.tracking import Record
 
 ACTIONS = ("2", "3", None, "4", "5", None, "6")
@@ -106,7 +106,7 @@ def bench_swaps(
             found = swapped(settings.load(), seconds, rate, display)
         finally:
             stack.down(purge=True)
-    typer.echo(json.dumps(asdict(found)) if as_json else _told(found))
+    typer.echo(json.dumps(finite(asdict(found))) if as_json else _told(found))
 
 
 def swapped(chosen: Settings, seconds: float, rate: float, display: Display) -> Swapped:
