@@ -51,6 +51,9 @@ VERBS = {
     ),
     "backtest": Verb("training.commands:backtest", "Try a fraud rule or a pricing policy on the past."),
     "bench": Verb("serving.bench.command:bench", "Measure throughput and latency on this machine."),
+    "bench-swaps": Verb(
+        "serving.bench.swaps:bench_swaps", "Promote and roll back under load; check each answer."
+    ),
 }
 
 PROCESSES = {

@@ -183,6 +183,7 @@ class Retraining(Section):
     max_age_days: Positive
     window_days: Positive
     poll_s: Positive
+    shadow_poll_s: Positive
 
 
 class DataTests(Section):
@@ -198,7 +199,7 @@ class DataTests(Section):
 
 
 class Gate(Section):
-    """What a challenger must show before it may take over."""
+    """What a challenger must show before it may take over: in its trial, then in shadow of live traffic."""
 
     min_gain: float
     simple_margin: Share
@@ -208,6 +209,17 @@ class Gate(Section):
     min_recall_ratio: Share
     max_false_decline_ratio: Positive
     max_price_loss: Share
+    shadow_labels: Count
+    shadow_frauds: Count
+    shadow_days: Positive
+    shadow_min_gain: float
+    shadow_confidence: Annotated[float, Field(ge=0.5, lt=1)]
+    max_slice_loss: Share
+    max_calibration_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    max_latency_ms: Positive
+    max_latency_ratio: Positive
+    max_model_mb: Positive
+    max_risk_fall: Share
 
 
 class Watching(Section):

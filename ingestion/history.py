@@ -39,6 +39,8 @@ TRANSACTIONS, LABELS, QUOTES, OUTCOMES, DECISIONS = (
     "outcomes",
     "decisions",
 )
+SCORES = "scores"
+"""What a challenger in shadow says of decisions; in a folder of its own, not beside the other tables."""
 BACKFILLED = -1
 """Partition of rows that came by a backfill; their position is a running number in order of time."""
 FROM_THE_START = -(2**62)
@@ -79,7 +81,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     QUOTES: _of(
         PRODUCT_EVENT,
         "quote_id event_time_us product_id segment objective price currency unit_cost list_price context "
-        "exploration propensity held fraud_probability model_version appended_ms",
+        "exploration propensity held fraud_probability model_version feature_names features appended_ms",
         **_PRODUCT,
     ),
     OUTCOMES: _of(
@@ -108,6 +110,18 @@ SCHEMAS: dict[str, pa.Schema] = {
             "decision_position": pa.int64(),
         }
     ),
+    SCORES: pa.schema(
+        {
+            "id": pa.string(),  # of the transaction or quote
+            "event_time_us": pa.int64(),
+            "score": pa.float64(),
+            "champion_score": pa.float64(),  # by the champion of the moment when it was scored
+            "champion_version": pa.string(),
+            "decided_by": pa.string(),  # the version that truly decided
+            "partition": pa.int32(),
+            "position": pa.int64(),
+        }
+    ),
 }
 """Columns of every table. `event_time_us` is microseconds since 1970 UTC; of a label, its arrival."""
 
@@ -117,6 +131,7 @@ PLACES = {
     QUOTES: ("product_partition", "product_position"),
     OUTCOMES: ("product_partition", "product_position"),
     DECISIONS: ("decision_partition", "decision_position"),
+    SCORES: ("partition", "position"),
 }
 """Columns that say where in the log a row was read."""
 
@@ -245,6 +260,15 @@ class History:
         last = "9999-99-99" if end_us is None else day_of(end_us - 1)
         found = (folder.name.removeprefix("day=") for folder in (self._folder / table).glob("day=*"))
         return sorted(day for day in found if first <= day <= last)
+
+    def reached(self, table: str, day: str) -> dict[int, int]:
+        """Greatest position that a day has now of each partition of the log."""
+        for _ in range(_READ_AGAIN):
+            try:
+                return _last_positions(self._folder / table / f"day={day}")
+            except FileNotFoundError:
+                continue  # compacted meanwhile
+        return _last_positions(self._folder / table / f"day={day}")
 
     def _files(self, table: str, day: str) -> list[Path]:
         return _current(self._folder / table / f"day={day}")

@@ -290,6 +290,11 @@ def _conclusion(report: Report) -> list[str]:
     lines = [f"{said}: {'; '.join(report.verdict.reasons)}.", *(f"Note: {note}." for note in report.notes)]
     if report.promoted:
         lines.append(f"Version {report.version} is the champion.")
+    elif report.in_shadow:
+        lines.append(
+            f"Version {report.version} is in shadow: the retrainer lets it take over when live traffic has"
+            f" proven it; `tollgate promote {report.task} {report.version}` does so now."
+        )
     elif report.version:
         lines.append(
             f"Version {report.version} is the challenger; `tollgate promote {report.task} {report.version}`."

@@ -292,7 +292,7 @@ def _matured_us(window: Window) -> int:
     return window.cutoff_us - round(MATURITY_DAYS * DAY_US)
 
 
-def _sold(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> tuple[Floats, Ints]:
+def settled_units(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> tuple[Floats, Ints]:
     """Units of each quote as known at the cut-off, and when that was: of its first outcome; 0, -1 without."""
     known = outcomes.filter(pc.less_equal(outcomes["event_time_us"], cutoff_us)).sort_by("event_time_us")
     names = known["quote_id"].to_pandas().to_numpy(object)
@@ -327,7 +327,7 @@ def _dataset(
 ) -> Dataset:
     """In order of time; `described` has the columns `_DESCRIBED` by quote id."""
     ids = rows["quote_id"].to_pandas().to_numpy(object)
-    units, arrived_us = _sold(ids, outcomes, window.cutoff_us)
+    units, arrived_us = settled_units(ids, outcomes, window.cutoff_us)
     time_us: Ints = rows["event_time_us"].to_numpy()
     said = described.select(_DESCRIBED).to_pandas().drop_duplicates("quote_id")
     said = said.set_index("quote_id").reindex(ids)

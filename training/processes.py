@@ -13,19 +13,20 @@ from training.alerts import Alerts
 from training.history_lag import HistoryLag
 from training.retrainer import Retrainer
 from training.runs import Desk
+from training.shadow import Shadow
 from training.tasks import TASKS, Task, task
 from training.watch_measures import WatchMeasures
 from training.watcher import Looker, Watcher
 
 ENDING_S = 10.0
-"""Longest wait for the watcher's look to end."""
+"""Longest wait for a look of the watcher's or the shadow's to end."""
 
 
 def retrainer(
     only: Annotated[str, typer.Option(help="Tasks to look after, by comma; default: all.")] = ",".join(TASKS),
     metrics_port: Annotated[int, typer.Option(help="Prometheus, on 127.0.0.1; 0: none.")] = 0,
 ) -> None:
-    """Retrain when new labels, outcomes, age, drift or performance ask for it, and watch the champions.
+    """Retrain when labels, outcomes, age, drift or performance ask for it; watch, and judge challengers.
 
     Example: tollgate run retrainer --only fraud
     """
@@ -38,13 +39,14 @@ def retrainer(
     if metrics_port:
         start_http_server(metrics_port, "127.0.0.1", metrics)
     looking = Retrainer(chosen, tasks, Desk.of(chosen))
-    watching = threading.Thread(
-        target=watcher(chosen, tasks, metrics).run, args=(stop,), name="watcher", daemon=True
-    )
-    watching.start()
+    aside = (watcher(chosen, tasks, metrics).run, Shadow(chosen, tasks, Desk.of(chosen)).run)
+    threads = [threading.Thread(target=each, args=(stop,), daemon=True) for each in aside]
+    for thread in threads:
+        thread.start()
     ready.tell()
     looking.run(stop)
-    watching.join(ENDING_S)
+    for thread in threads:
+        thread.join(ENDING_S)
 
 
 def watcher(chosen: Settings, tasks: list[Task], metrics: CollectorRegistry) -> Watcher:

@@ -21,7 +21,7 @@ from training import card as cards
 from training import findings, runs
 from training.dataset import Window
 from training.freshness import present
-from training.promotion import follow
+from training.promotion import complete, follow
 from training.runs import Desk, Reason, Report
 from training.tasks import Task
 
@@ -96,6 +96,8 @@ class Retrainer:
 
     def run(self, stop: threading.Event) -> None:
         """Look every `poll_s` until stopped. What fails is logged and looked at again, ever more seldom."""
+        for task in self._tasks:
+            self._completed(task)
         while not stop.is_set():
             self.turn()
             stop.wait(self._settings.retraining.poll_s)
@@ -138,6 +140,17 @@ class Retrainer:
         except UserError as error:
             self._rest(task, str(error))
 
+    def _completed(self, task: Task) -> None:
+        """Finish what a training or a promotion left when its process died."""
+        try:
+            with runs.alone(self._settings.home, task.name, waiting=False):
+                done = complete(self._desk.registry, self._desk.champions, task.name)
+        except UserError as error:
+            log.warning("%s: %s", task.name, error)  # the next training completes it
+            return
+        if done is not None:
+            log.info("%s: completed the %s of version %s", task.name, done.action, done.version)
+
     def _rest(self, task: Task, why: str) -> None:
         """Twice as long after each failure in a row: what lacks data would fail again at once."""
         failures = self._failures[task.name] = self._failures.get(task.name, 0) + 1
@@ -146,7 +159,9 @@ class Retrainer:
         log.warning("training %s: %s; looking again in %.0f s", task.name, why, seconds)
 
     def _told(self, report: Report) -> None:
-        said = "promoted version %s" if report.promoted else "kept the champion (run %s)"
+        said = "kept the champion (run %s)"
+        if report.promoted or report.in_shadow:
+            said = "promoted version %s" if report.promoted else "version %s is in shadow"
         log.info("%s: " + said, report.task, report.version or report.run_id)
 
     def _watched(self, task: Task, until: int | None, arrived: int) -> str | None:

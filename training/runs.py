@@ -15,15 +15,15 @@ from infra import progress
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion.history import History
-from training import models, run_record
+from training import models, run_record, tasks
 from training.champions import Champions
 from training.data_tests import tested
 from training.dataset import Dataset, Span, newest_us
 from training.gate import Verdict, judge
-from training.promotion import follow, promote
+from training.promotion import complete, follow, promote
 from training.provenance import commit
 from training.tasks import Incumbent, Task, Trial
-from training.tracking import Record, Registry, Tracking
+from training.tracking import ASIDE, DIRECT, IN_SHADOW, Record, Registry, Tracking
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Report:
     run_id: str | None = None
     version: str | None = None
     promoted: bool = False
+    in_shadow: bool = False
+    """It scores live traffic beside the champion until it has proven itself."""
     notes: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
@@ -119,23 +121,36 @@ def train_newest(
 def train(
     task: Task, data: Dataset, settings: Settings, desk: Desk, reason: Reason, promoting: bool = True
 ) -> Report:
-    """Train, judge against the champion (or the baselines), record, register a winner and let it take over.
+    """Train, judge against the champion (or the baselines), record, register a winner and let it into shadow.
+
+    It takes over at once where there is nothing to shadow: no champion that knows these features, or the
+    settings ask for no matured labels.
 
     Raises:
         UserError: too little is known to learn from, or MLflow is down.
     """
     began = time.perf_counter()
+    complete(desk.registry, desk.champions, task.name)
+    champion = incumbent(desk, task.name)
     data = prepared(task, data, settings)
-    trial = task.learn(data, incumbent(desk, task.name), settings)
+    trial = task.learn(data, champion, settings)
     verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
-    logged = desk.tracking.log(
-        record_of(task.name, data, trial, verdict, reason), trial.model, verdict.passed
-    )
-    promoted = promoting and logged.version is not None
-    if promoted:
+    way = way_of(task.name, data, champion, settings) if promoting else ASIDE
+    record = record_of(task.name, data, trial, verdict, reason)
+    logged = desk.tracking.log(record, trial.model, verdict.passed, way)
+    registered = logged.version is not None
+    if registered and way == DIRECT:
         why = f"{reason.why}; {verdict.reasons[0]}"
         promote(desk.registry, desk.champions, task.name, str(logged.version), reason.who, why)
-    return _report(task.name, data, trial, verdict, began, logged.run_id, logged.version, promoted)
+    report = _report(task.name, data, trial, verdict, began, logged.run_id, logged.version)
+    return replace(report, promoted=registered and way == DIRECT, in_shadow=registered and way == IN_SHADOW)
+
+
+def way_of(task: str, data: Dataset, champion: Incumbent | None, settings: Settings) -> str:
+    """How a winner of the trial goes on: through the shadow, or at once where that could show nothing."""
+    comparable = champion is not None and champion.model.card.feature_hash == data.feature_hash
+    shadowed = settings.gate.shadow_labels > 0 and tasks.traffic_of(task) is not None
+    return IN_SHADOW if comparable and shadowed else DIRECT
 
 
 def rehearse(task: Task, data: Dataset, settings: Settings) -> Report:
@@ -253,7 +268,6 @@ def _report(
     began: float,
     run_id: str | None = None,
     version: str | None = None,
-    promoted: bool = False,
 ) -> Report:
     return Report(
         task=task,
@@ -270,7 +284,6 @@ def _report(
         seconds=time.perf_counter() - began,
         run_id=run_id,
         version=version,
-        promoted=promoted,
         notes=(*(f"left out {part}" for part in data.left_out.parts), *trial.notes),
     )
 

@@ -16,6 +16,7 @@ from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
 from training.quarantine import Part
 from training.sight import Watched
+from training.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ WATCHED = {
     "pricing": "training.pricing_watching:WATCHED",
 }
 """How each task's champion is watched, if it can be."""
+TRAFFICS = {"fraud": "training.fraud_shadow:TRAFFIC", "pricing": "training.pricing_shadow:TRAFFIC"}
+"""Where each task's live decisions are, by which challengers in shadow are judged."""
 
 type_of_backtest = Callable[[Settings, BacktestOptions, progress.Task], Backtest]
 
@@ -177,6 +180,12 @@ def backtest_of(name: str) -> type_of_backtest:
 def watched(name: str) -> Watched | None:
     """How a task's champion is watched; None if it is not."""
     found: Watched | None = _found(WATCHED[name]) if name in WATCHED else None
+    return found
+
+
+def traffic_of(name: str) -> Traffic | None:
+    """The live decisions of a task; None if its challengers can't be shadowed."""
+    found: Traffic | None = _found(TRAFFICS[name]) if name in TRAFFICS else None
     return found
 
 

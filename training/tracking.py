@@ -28,6 +28,11 @@ MODEL_FOLDER = "tollgate"
 """Artefact folder of a run that holds our own `model.json` and its files."""
 HEADLINE = "headline"
 """Tag of a version: its few most telling figures, as JSON."""
+SHADOW, IN_SHADOW, DIRECT, ASIDE, PROMOTED, REFUSED = "shadow", "on", "direct", "off", "promoted", "refused"
+"""Tag of a version, and what it may be: scoring beside the champion; to take over on its trial alone;
+neither; once champion; refused, with a colon and why."""
+EVIDENCE = "shadow_evidence"
+"""Tag of a version: what its shadow has shown so far, as JSON."""
 
 KEPT_S = 2.0
 """MLflow closes a connection that was idle for 5 s: a client that keeps it as long may ask just then."""
@@ -228,10 +233,11 @@ class Tracking:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def log(self, record: Record, model: Scorer, register: bool) -> Logged:
+    def log(self, record: Record, model: Scorer, register: bool, shadow: str = ASIDE) -> Logged:
         """Record a run with its model; `register` makes the model a version with the alias `challenger`.
 
-        The version appears last: whatever a killed run leaves is never a half-registered model.
+        The version appears last: whatever a killed run leaves is never a half-registered model. What it is to
+        do (`shadow`: `IN_SHADOW`, `DIRECT` or `ASIDE`) appears with it.
 
         Raises:
             RegistryError: MLflow is down, or refused.
@@ -241,7 +247,7 @@ class Tracking:
         try:
             with _quiet():
                 mlflow.set_tracking_uri(self._url)
-                return _logged(mlflow, record, model, register)
+                return _logged(mlflow, record, model, shadow if register else None)
         except mlflow.exceptions.MlflowException as error:
             raise RegistryError(f"expected MLflow at {self._url} to keep the run: {error}") from error
 
@@ -265,7 +271,7 @@ class Tracking:
             ) from error
 
 
-def _logged(mlflow: Any, record: Record, model: Scorer, register: bool) -> Logged:
+def _logged(mlflow: Any, record: Record, model: Scorer, shadow: str | None) -> Logged:
     experiment = mlflow.set_experiment(record.task)
     with mlflow.start_run(
         experiment_id=experiment.experiment_id, run_name=record.name, tags=dict(record.tags)
@@ -275,7 +281,7 @@ def _logged(mlflow: Any, record: Record, model: Scorer, register: bool) -> Logge
         _log_values(client, run_id, record)
         _log_files(client, run_id, record, model)
         native = _log_native(mlflow, model)
-        version = _register(client, record, run_id, native) if register else None
+        version = _register(client, record, Source(run_id, native), shadow) if shadow else None
     return Logged(run_id, version)
 
 
@@ -314,7 +320,16 @@ def _log_native(mlflow: Any, model: Scorer) -> str | None:
     return str(info.model_id)
 
 
-def _register(client: Any, record: Record, run_id: str, native: str | None) -> str:
+@dataclass(frozen=True)
+class Source:
+    """Where the artefacts of a version are."""
+
+    run_id: str
+    native: str | None
+    """Id of the booster in MLflow's own format."""
+
+
+def _register(client: Any, record: Record, of: Source, shadow: str) -> str:
     """A new version of the task's model, pointed at by `challenger`; gives its number."""
     from mlflow.exceptions import MlflowException
 
@@ -323,10 +338,10 @@ def _register(client: Any, record: Record, run_id: str, native: str | None) -> s
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"models:/{native}" if native else f"runs:/{run_id}/{MODEL_FOLDER}"
-    tags = {**record.tags, HEADLINE: json.dumps(record.headline)}
+    source = f"models:/{of.native}" if of.native else f"runs:/{of.run_id}/{MODEL_FOLDER}"
+    tags = {**record.tags, HEADLINE: json.dumps(record.headline), SHADOW: shadow}
     created = client.create_model_version(
-        record.task, source, run_id, tags=tags, await_creation_for=None, model_id=native
+        record.task, source, of.run_id, tags=tags, await_creation_for=None, model_id=of.native
     )
     client.set_registered_model_alias(record.task, CHALLENGER, created.version)
     return str(created.version)
