@@ -69,12 +69,16 @@ def _all_played(
     with progress.shown(silent=silent) as display:
         task = display.task("Rehearse", total=len(scenarios), unit="markets")
         context = multiprocessing.get_context("spawn")
-        # a thread each: the processes have all the cores between them
-        with ProcessPoolExecutor(os.cpu_count(), context, threadpool_limits, (1,)) as pool:
+        with ProcessPoolExecutor(os.cpu_count(), context, _in_one_thread) as pool:
             runs = [pool.submit(played, each, policy) for each in scenarios]
             for _ in as_completed(runs):
                 task.advance()
             return [(each, run.result()) for each, run in zip(scenarios, runs, strict=True)]
+
+
+def _in_one_thread() -> None:
+    """The processes have all the cores between them; numpy is loaded, or nothing would be limited."""
+    threadpool_limits(1)
 
 
 def _figures(runs: Sequence[Rehearsed], shift_day: int | None) -> dict[str, Any]:
