@@ -1,5 +1,6 @@
 """What challengers in shadow said, by the files that say it: each decision once, whatever died in between."""
 
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.training.made import MIDNIGHT_US
 from training import fraud_shadow, runs
 from training.dataset import Dataset
 from training.models import Scorer
-from training.shadow import Candidate, ScoreLog, Trial, newest_vectors
-from training.tasks import Incumbent, task
+from training.runs import Desk
+from training.shadow import Candidate, ScoreLog, Shadow, Trial, newest_vectors
+from training.tasks import Incumbent, Task, task
 from training.tracking import DIRECT, IN_SHADOW, Version
 from training.traffic import vectors
 
@@ -128,6 +130,25 @@ def test_a_winner_goes_through_the_shadow_only_where_it_could_show_something(
     assert runs.way_of("fraud", data, incumbent, trusting) == DIRECT
     assert runs.way_of("fraud", replace(data, feature_hash="other"), incumbent, chosen) == DIRECT
     assert runs.way_of("unheard of", data, incumbent, chosen) == DIRECT
+
+
+class Broken(Shadow):
+    """Fails at every look."""
+
+    error: Exception
+
+    def look(self, task: Task) -> None:
+        raise self.error
+
+
+def test_a_full_disk_is_looked_past_and_a_bug_stops_the_process(chosen: Settings) -> None:
+    shadow, stop = Broken(chosen, [task("fraud")], Desk.of(chosen)), threading.Event()
+    shadow.error = OSError("no space left on device")
+    shadow.turn()
+    shadow.error = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        shadow.run(stop)
+    assert stop.is_set(), "nobody would be promoted any more, and nobody would know"
 
 
 def test_what_is_not_known_is_nan_in_a_vector() -> None:
