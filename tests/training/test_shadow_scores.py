@@ -55,8 +55,8 @@ def append(folder: Path, payments: Live, *cuts: int) -> None:
 def test_each_decision_is_scored_once_from_what_the_models_learned_on(
     payments: Live, trial: Trial, tmp_path: Path
 ) -> None:
-    first, end = int(payments.learned.sum()), len(payments.fraud)
-    cuts = [0, first - 500, first + 300, first + 301, end - 100, end]
+    first = int(payments.learned.sum())
+    cuts = [first - 900, first - 500, first + 300, first + 301, first + 2_100, first + 2_200]
     for reached in range(2, len(cuts) + 1):
         append(tmp_path / "history", payments, *cuts[reached - 2 : reached])
         ScoreLog(tmp_path / "shadow").extend(trial, History(tmp_path / "history"))  # a new process each time
@@ -106,14 +106,15 @@ def test_only_matured_labels_of_what_was_decided_count(payments: Live, chosen: S
 
 
 def test_many_small_files_become_one_and_nothing_is_scored_again(
-    payments: Live, trial: Trial, tmp_path: Path
+    payments: Live, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("training.shadow.MOST_FILES", 8)
     end, history, log = len(payments.fraud), History(tmp_path / "history"), ScoreLog(tmp_path / "shadow")
-    for start in range(end - 180, end, 5):
-        history.append(DECISIONS, decisions(payments, slice(start, start + 5)))
+    for start in range(end - 180, end, 20):
+        history.append(DECISIONS, decisions(payments, slice(start, start + 20)))
         log.extend(trial, history)
     files = list((tmp_path / "shadow").rglob("*.parquet"))
-    assert len(files) < 64 + 4
+    assert len(files) < 8 + 4
     assert any(file.name.startswith("compact-") for file in files)
     ScoreLog(tmp_path / "shadow").extend(trial, history)
     assert History(tmp_path / "shadow").read(SCORES).num_rows == 180
@@ -142,7 +143,8 @@ class Broken(Shadow):
 
 
 def test_a_full_disk_is_looked_past_and_a_bug_stops_the_process(chosen: Settings) -> None:
-    shadow, stop = Broken(chosen, [task("fraud")], Desk.of(chosen)), threading.Event()
+    stop = threading.Event()
+    shadow = Broken(chosen, [task("fraud")], Desk.of(chosen), clock=lambda: 0.0)
     shadow.error = OSError("no space left on device")
     shadow.turn()
     shadow.error = ValueError("a bug")
