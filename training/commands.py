@@ -206,7 +206,7 @@ def _rehearsed(
     rows = found.from_file(chosen, file, span)
     told.say(f"learning from {len(rows):,} events")
     if record:
-        with Desk.opened(chosen) as desk:
+        with Desk.opened(chosen) as desk, runs.alone(chosen.home, found.name):
             return runs.train(found, rows, chosen, desk, _by_hand(), promoting=False)
     return runs.rehearse(found, rows, chosen)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from features.definition import FeatureSet
 from features.state import MICROSECONDS, Entity, Flags, Floats, Ints
 from infra.errors import UserError
-from ingestion.history import DAY_US, History
+from ingestion.history import DAY_US
 from ingestion.reach import Reach
 from training.card import Trained
 from training.quarantine import Part
@@ -192,18 +192,3 @@ def finished(features: FeatureSet, spine: pa.Table, states: Mapping[str, Floats]
     """Feature matrix of events by the states before them and their request columns."""
     request = {name: spine[name].to_numpy() for name in features.request}
     return features.matrix(states, request, spine["event_time_us"].to_numpy() / MICROSECONDS)
-
-
-def newest_us(history: History, tables: Sequence[str]) -> int | None:
-    """Latest event time that the tables have: the present, in event time; None if they are empty."""
-    found = [_newest_of(history, table) for table in tables]
-    return max((each for each in found if each is not None), default=None)
-
-
-def _newest_of(history: History, table: str) -> int | None:
-    days = history.days(table)
-    if not days:
-        return None
-    start_us = int(np.datetime64(days[-1], "us").astype(np.int64))
-    times = history.read(table, start_us, columns=["event_time_us"])["event_time_us"].to_numpy()
-    return int(times.max()) if len(times) else None

@@ -21,6 +21,7 @@ from training.performance import Decline, Known, Looked, Standard, Tally
 from training.rule_book import rule_book
 from training.sight import Moment, Sight, Watched, sample
 from training.skew import Skew
+from training.traffic import vectors
 
 MOST_WITHOUT = 0.5
 """Where more payments than this share have no decision, they are decided again by a replay of the history."""
@@ -95,7 +96,7 @@ def _payments(settings: Settings, history: History, champion: Scorer, moment: Mo
 
 def _live(settings: Settings, champion: Scorer, paid: pa.Table, decided: pa.Table) -> Payments:
     """By the vectors that decisions logged; those of another version are scored by the champion."""
-    rows, matrix = skew.vectors(FRAUD, decided)
+    rows, matrix = vectors(decided, FRAUD)
     ids = _objects(rows, "transaction_id")
     first = np.sort(np.unique(ids, return_index=True)[1])
     rows, matrix, ids = rows.take(first), matrix[first], ids[first]

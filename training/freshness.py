@@ -1,12 +1,13 @@
 """Whether events still come, in order and in time: of event time, whatever the clock on the wall says."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from features.state import Flags, Ints
-from ingestion.history import BACKFILLED, DAY_US, PLACES, History
+from ingestion.history import BACKFILLED, DAY_US, PLACES, History, day_start_us
 from training.tasks import Task
 
 COMPANY = 20
@@ -41,10 +42,15 @@ def present_us(times: Ints) -> int:
     Args:
         times: microseconds since 1970 UTC, one at least.
     """
+    return _accompanied(times)[0]
+
+
+def _accompanied(times: Ints) -> tuple[int, int]:
+    """The present, and the most events of any day: whether `COMPANY` came together at all."""
     ordered = np.sort(times)
     company = np.arange(1, len(ordered) + 1) - np.searchsorted(ordered, ordered - DAY_US, side="right")
-    accompanied = np.flatnonzero(company >= min(COMPANY, int(company.max())))
-    return int(ordered[accompanied[-1]])
+    most = int(company.max())
+    return int(ordered[np.flatnonzero(company >= min(COMPANY, most))[-1]]), most
 
 
 def late(partition: Ints, position: Ints, times: Ints, now_us: int, days: float) -> Flags:
@@ -71,9 +77,31 @@ def newest(partition: Ints, position: Ints) -> Flags:
 
 
 def present(history: History, task: Task) -> int | None:
-    """The present of a task in event time; None if it has no events."""
-    times = np.concatenate([_times(history, table) for table in task.tables])
-    return present_us(times) if len(times) else None
+    """The present of a task in event time; None if it has no events.
+
+    Read from the newest days, and from more of them only where these do not tell: a look costs the same
+    however long the history is.
+    """
+    days = sorted({day for table in task.tables for day in history.days(table)}, reverse=True)
+    for read in _doubled(len(days)):
+        start_us = day_start_us(days[read - 1]) if read < len(days) else None
+        times = np.concatenate([_times(history, table, start_us) for table in task.tables])
+        if not len(times):
+            continue
+        found, company = _accompanied(times)
+        if company >= COMPANY or start_us is None:
+            return found
+    return None
+
+
+def _doubled(most: int) -> Iterator[int]:
+    """2, 4, 8 and so on, and last `most` itself; nothing for 0."""
+    read = 2
+    while read < most:
+        yield read
+        read *= 2
+    if most:
+        yield most
 
 
 def freshness(
@@ -101,8 +129,8 @@ def _late_share(rows: pa.Table, now_us: int, days: float) -> float:
     return float(late(partition, position, times, now_us, days)[looked_at].mean())
 
 
-def _times(history: History, table: str) -> Ints:
-    found: Ints = history.read(table, columns=["event_time_us"])["event_time_us"].to_numpy()
+def _times(history: History, table: str, start_us: int | None = None) -> Ints:
+    found: Ints = history.read(table, start_us, columns=["event_time_us"])["event_time_us"].to_numpy()
     return found
 
 

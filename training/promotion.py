@@ -252,4 +252,4 @@ def leave_shadow(registry: Registry, version: Version, state: str) -> None:
 
 def in_shadow(registry: Registry, task: str) -> list[Version]:
     """Versions that score live traffic beside the champion, newest first."""
-    return [each for each in registry.versions(task) if each.tags.get(SHADOW) == IN_SHADOW]
+    return registry.versions(task, IN_SHADOW)

@@ -14,11 +14,10 @@ from infra import progress
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion.history import DAY_US, History
+from training import card as cards
 from training import run_record, runs
-from training.card import CARD
 from training.data_tests import without
 from training.dataset import Dataset, Span
-from training.models import Scorer
 from training.provenance import software
 from training.run_record import Recorded
 from training.sources import digest
@@ -74,14 +73,14 @@ def repeat(
     data = _read(task, record, then, file)
     told.say(f"learning from {len(data):,} events")
     trial = task.learn(data, None, then)
-    files = _files(trial.model, out)
+    files = _files(trial, out)
     return Repeated(
         run_id=run_id,
         data_version=record.values["data_version"],
         same=files == card["files"],
         files=files,
         recorded=card["files"],
-        differences=tuple(_differences(record, card, data, trial)),
+        differences=tuple(_differences(record, card, data, trial.parameters, files)),
         rows=len(data),
         seconds=time.perf_counter() - began,
     )
@@ -94,7 +93,7 @@ def _recorded(registry: Registry, task: Task, run_id: str) -> tuple[Recorded, di
             f"MLflow has no run {run_id!r}; `tollgate train` prints a run's id, MLflow lists them."
         )
     found, card = (
-        registry.document(run_id, name) for name in (run_record.DOCUMENT, f"{MODEL_FOLDER}/{CARD}")
+        registry.document(run_id, name) for name in (run_record.DOCUMENT, f"{MODEL_FOLDER}/{cards.CARD}")
     )
     if found is None or card is None:
         raise UserError(f"run {run_id} has no {run_record.DOCUMENT} with a model; it can't be made again.")
@@ -149,14 +148,23 @@ def _same_features(task: Task, record: Recorded) -> None:
         )
 
 
-def _files(model: Scorer, out: Path | None) -> dict[str, str]:
+def _files(trial: Trial, out: Path | None) -> dict[str, str]:
+    """SHA-256 of each file of the model, and of what lies beside it, as a run keeps them."""
     with tempfile.TemporaryDirectory() as space:
-        model.save(out or Path(space))
-    return dict(model.card.files)
+        folder = out or Path(space)
+        trial.model.save(folder)
+        cards.add(folder, trial.beside)
+        return dict(cards.read(folder).files)
 
 
-def _differences(record: Recorded, card: dict[str, Any], data: Dataset, trial: Trial) -> Iterator[str]:
-    then, files = record.values, trial.model.card.files
+def _differences(
+    record: Recorded,
+    card: dict[str, Any],
+    data: Dataset,
+    parameters: Mapping[str, object],
+    files: Mapping[str, str],
+) -> Iterator[str]:
+    then = record.values
     if then["code"] != run_record.code():
         yield f"other code: sources {then['code']} then, {run_record.code()} now"
     yield from _changed("software", then["software"], software())
@@ -165,7 +173,7 @@ def _differences(record: Recorded, card: dict[str, Any], data: Dataset, trial: T
             f"other rows: {then['rows']:,} with hash {then['content_hash']} then, {len(data):,} with"
             f" {data.version} now"
         )
-    yield from _changed("parameter", then["parameters"], runs.finite(dict(trial.parameters)))
+    yield from _changed("parameter", then["parameters"], runs.finite(dict(parameters)))
     yield from _changed("SHA-256 of", card["files"], files)
 
 

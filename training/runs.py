@@ -18,7 +18,8 @@ from ingestion.history import History
 from training import models, run_record, tasks
 from training.champions import Champions
 from training.data_tests import tested
-from training.dataset import Dataset, Span, newest_us
+from training.dataset import Dataset, Span
+from training.freshness import present
 from training.gate import Verdict, judge
 from training.promotion import complete, follow, promote
 from training.provenance import commit
@@ -108,7 +109,7 @@ def train_newest(
     """
     with Desk.opened(settings) as desk:
         desk.registry.champion(task.name)  # fails now, not after the work, if MLflow is down
-        newest = newest_us(History(settings.history), task.tables)
+        newest = present(History(settings.history), task)
         if newest is None:
             raise UserError(f"expected past events of {task.name}, got none; `tollgate backfill` a file.")
         with alone(settings.home, task.name):

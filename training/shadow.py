@@ -29,7 +29,8 @@ from infra.settings import Settings
 from ingestion.history import DAY_US, FROM_THE_START, PLACES, SCORES, History, day_start_us
 from training import inspection, models
 from training.behaviour import misbehaviour
-from training.dataset import Dataset, newest_us
+from training.dataset import Dataset
+from training.freshness import present
 from training.models import Scorer
 from training.promotion import fetch, follow, in_shadow, leave_shadow, promote, resume
 from training.runs import Desk, finite
@@ -45,8 +46,8 @@ SAMPLE = 200
 """So many of the newest live decisions a model is inspected by."""
 MOST_FILES = 64
 """Files of a day before they are made one."""
-MOST_REASONS = 10
-"""The registry keeps no long texts."""
+MOST_REASONS, MOST_LETTERS = 10, 250
+"""The registry keeps no long texts: what is cut off in the middle is JSON no more."""
 IDLE = 20.0
 """After a look that took a second a task is left alone for so many, if that is more than the cadence."""
 
@@ -106,10 +107,16 @@ class Shadow:
         self._complaints: dict[str, str] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Look every `shadow_poll_s` until stopped. What fails is logged and looked at again."""
-        while not stop.is_set():
-            self.turn()
-            stop.wait(self._settings.retraining.shadow_poll_s)
+        """Look every `shadow_poll_s` until stopped. What fails is logged and looked at again.
+
+        A shadow that fails by a bug stops its process too: without it nobody would be promoted any more.
+        """
+        try:
+            while not stop.is_set():
+                self.turn()
+                stop.wait(self._settings.retraining.shadow_poll_s)
+        finally:
+            stop.set()
 
     def turn(self) -> None:
         """Look once at every task whose last look did not take too long just now."""
@@ -128,6 +135,7 @@ class Shadow:
         resume(self._desk.registry, self._desk.champions, task.name)
         traffic = traffic_of(task.name)
         waiting = in_shadow(self._desk.registry, task.name)
+        self._forget(task.name, waiting)
         if traffic is None or not waiting:
             return
         with alone(self._settings.home, task.name) as mine:
@@ -136,6 +144,18 @@ class Shadow:
                     f"{task.name} {version.version}",
                     lambda version=version: self._advance(task, traffic, version),  # type: ignore[misc]
                 )
+
+    def _forget(self, task: str, waiting: list[Version]) -> None:
+        """Keep nothing in memory of who is neither in shadow nor the champion."""
+        versions = {each.version for each in waiting} | {self._desk.champions.pair(task)[0]}
+        self._models = {key: each for key, each in self._models.items() if _stays(key, task, versions)}
+        self._scores = {key: each for key, each in self._scores.items() if _stays(key, task, versions)}
+        self._faults = {key: each for key, each in self._faults.items() if _stays(key, task, versions)}
+        self._complaints = {
+            what: each
+            for what, each in self._complaints.items()
+            if what == task or _stays(tuple(what.split()), task, versions)
+        }
 
     def _advance(self, task: Task, traffic: Traffic, version: Version) -> None:
         fetch(self._desk.registry, self._desk.champions, version)
@@ -158,7 +178,7 @@ class Shadow:
         if faults:
             self._refuse(trial.version, faults)
             return
-        newest = newest_us(self._history, trial.task.tables)
+        newest = present(self._history, trial.task)
         if newest is None:
             return
         outlook, told = self._outlook(trial, newest)
@@ -183,7 +203,7 @@ class Shadow:
             "against": trial.champion.version,
             "looks": looks + (outlook.state == "unproven"),
             "state": outlook.state,
-            "reasons": list(outlook.reasons[:MOST_REASONS]),
+            "reasons": [each[:MOST_LETTERS] for each in outlook.reasons[:MOST_REASONS]],
             **_shown(found, trial.told),
         }
         return outlook, told
@@ -259,10 +279,15 @@ class Shadow:
         try:
             act()
             self._complaints.pop(what, None)
-        except UserError as error:
+        except (UserError, OSError) as error:
             if self._complaints.get(what) != str(error):
                 log.warning("shadow of %s: %s", what, error)
             self._complaints[what] = str(error)
+
+
+def _stays(key: tuple[str, ...], task: str, versions: set[str | None]) -> bool:
+    """Whether a key of a task and versions of it is of another task, or of these versions only."""
+    return key[0] != task or versions.issuperset(key[1:])
 
 
 class ScoreLog:

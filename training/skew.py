@@ -16,6 +16,7 @@ from features.definition import FeatureSet
 from features.domains import domain
 from features.state import Floats
 from ingestion.history import DECISIONS, History
+from training.traffic import vectors
 
 SETTLING_MS = 60_000
 """Decisions so close to the newest are left for the next look: the history may not have all before them."""
@@ -58,16 +59,6 @@ def mismatches(names: Sequence[str], logged: Floats, recomputed: Floats) -> tupl
     return found, int(differ.any(axis=1).sum())
 
 
-def vectors(features: FeatureSet, decisions: pa.Table) -> tuple[pa.Table, Floats]:
-    """Decisions that logged exactly these features, and their vectors, shape (n, features); null is NaN."""
-    width = len(features.names)
-    named = pc.equal(pc.binary_join(decisions["feature_names"], ","), ",".join(features.names))
-    whole = pc.equal(pc.list_value_length(decisions["features"]), width)
-    rows = decisions.filter(pc.fill_null(pc.and_(named, whole), fill_value=False))
-    flat = pc.list_flatten(rows["features"]).to_numpy().astype(np.float64, copy=False)
-    return rows, flat.reshape(-1, width)
-
-
 def compare(features: FeatureSet, history: History, after_ms: int | None, start_us: int, most: int) -> Skew:
     """Compare decisions that the log took after a moment with a replay of the whole history.
 
@@ -80,7 +71,7 @@ def compare(features: FeatureSet, history: History, after_ms: int | None, start_
     """
     decided = history.read(DECISIONS, start_us, columns=COLUMNS)
     chosen = _chosen(decided, after_ms, most)
-    rows, logged = vectors(features, chosen)
+    rows, logged = vectors(chosen, features)
     until_ms = pc.max(chosen["appended_ms"]).as_py() if chosen.num_rows else after_ms
     if not rows.num_rows:
         return Skew(until_ms=until_ms)

@@ -89,9 +89,10 @@ class Registry:
         found = self._ask("GET", "model-versions/get", {"name": task, "version": version})
         return None if found is None else _version(task, found["model_version"])
 
-    def versions(self, task: str) -> list[Version]:
-        """The latest hundred versions with their aliases, newest first."""
-        asked = {"filter": f"name='{task}'", "max_results": "100", "order_by": "version_number DESC"}
+    def versions(self, task: str, shadow: str | None = None) -> list[Version]:
+        """The latest hundred versions with their aliases, newest first; of those whose tag `SHADOW` is so."""
+        chosen = f"name='{task}'" + (f" and tags.`{SHADOW}`='{shadow}'" if shadow else "")
+        asked = {"filter": chosen, "max_results": "100", "order_by": "version_number DESC"}
         found = self._ask("GET", "model-versions/search", asked) or {}
         aliases = self._aliases(task)  # a search does not tell them
         versions = [_version(task, each) for each in found.get("model_versions", ())]

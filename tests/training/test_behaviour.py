@@ -104,6 +104,7 @@ def _folded(entity, n: int) -> Floats:  # noqa: ANN001
     return states.columns
 
 
+@pytest.mark.slow
 def test_a_model_of_more_trees_takes_longer(payments: Live, sample: Floats, gate: Gate) -> None:
     small = payments.model()
     some = np.arange(len(payments.fraud)) % 80 == 0

@@ -100,6 +100,7 @@ def test_independent_rows_count_fully_whatever_their_groups() -> None:
     assert alike(np.full(5, np.nan), np.zeros(5, int)) == 1.0
 
 
+@pytest.mark.slow
 def test_the_correction_holds_the_share_of_false_discoveries() -> None:
     """Of 40 columns that did not move, in 20 samples, hardly any is called different."""
     draw = np.random.default_rng(11)

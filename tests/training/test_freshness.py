@@ -2,19 +2,23 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from features.state import Ints
 from infra import settings
-from ingestion.history import BACKFILLED, DAY_US
+from ingestion.history import BACKFILLED, DAY_US, TRANSACTIONS, History, completed
 from training.findings import Findings, judged
-from training.freshness import COMPANY, Freshness, late, present_us
+from training.freshness import COMPANY, Freshness, late, present, present_us
+from training.tasks import task
 
 HOUR_US = DAY_US // 24
 WATCHING = settings.load().watching
 START = 20_000 * DAY_US
+FRAUD = task("fraud")
 
 
 def hourly(days: float) -> Ints:
@@ -37,6 +41,42 @@ def test_of_few_events_the_latest_counts() -> None:
     assert present_us(np.array([START])) == START
     assert present_us(START + np.array([0, 5 * DAY_US, 9 * DAY_US])) == START + 9 * DAY_US
     assert COMPANY > 3
+
+
+def test_the_present_is_told_by_the_newest_days_alone(tmp_path: Path) -> None:
+    """Nothing else of the history is read where these are enough, and all of it where nothing is."""
+    history = History(tmp_path)
+    for times in (hourly(8), START + np.array([60, 900, 901]) * DAY_US):
+        write(history, times)
+    assert present(history, FRAUD) == hourly(8)[-1]
+    oldest = tmp_path / TRANSACTIONS / f"day={history.days(TRANSACTIONS)[0]}"
+    for file in oldest.glob("*.parquet"):
+        file.write_bytes(b"not to be read")
+    assert present(history, FRAUD) == hourly(8)[-1]
+    few = History(tmp_path / "few")
+    write(few, START + np.array([0, 5, 9]) * DAY_US)
+    assert present(few, FRAUD) == START + 9 * DAY_US
+    assert present(History(tmp_path / "none"), FRAUD) is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_present_by_the_newest_days_is_that_of_all(seed: int, tmp_path: Path) -> None:
+    draw = np.random.default_rng(seed)
+    times = START + np.sort(draw.integers(0, 10 * DAY_US, draw.integers(1, 250)))
+    history = History(tmp_path)
+    write(history, times)
+    assert present(history, FRAUD) == present_us(times)
+
+
+def write(history: History, times: Ints) -> None:
+    """Payments of these times, by a backfill."""
+    names = pa.array([f"t-{time_us}-{at}" for at, time_us in enumerate(times.tolist())])
+    places: dict[str, pa.Array] = {}
+    for name in ("customer", "terminal"):
+        places[f"{name}_partition"] = pa.array([BACKFILLED] * len(times))
+        places[f"{name}_position"] = pa.array(range(len(times)))
+    rows = pa.table({"transaction_id": names, "event_time_us": times, **places})
+    history.backfill({TRANSACTIONS: completed(TRANSACTIONS, rows)})
 
 
 def test_late_is_what_comes_after_much_later_events_of_its_partition() -> None:

@@ -29,6 +29,7 @@ def test_a_gain_is_relative_and_its_interval_holds_it() -> None:
     assert (gain.challenger, gain.champion) == (pytest.approx(0.8 * rival.sum()), pytest.approx(rival.sum()))
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     covered = 0
     for seed in range(60):

@@ -3,28 +3,30 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
 from features.fraud import FRAUD
 from infra.settings import Settings
 from infra.stack.local import Stack
-from ingestion.history import History
+from ingestion.history import DAY_US, TRANSACTIONS, History, completed
 from serving.champions_watch import ChampionsWatch
 from serving.routes_models import describe
 from tests.training.live import COLUMN, Live, live, padded, with_other_features, write
 from tests.training.test_tracking import mlflow_of, record
 from training.booster import Model
 from training.champions import Champions, Promotion
-from training.promotion import promote
+from training.promotion import in_shadow, leave_shadow, promote
 from training.runs import Desk
 from training.shadow import Shadow
 from training.tasks import task
-from training.tracking import EVIDENCE, IN_SHADOW, SHADOW, Registry, Tracking
+from training.tracking import EVIDENCE, IN_SHADOW, REFUSED, SHADOW, Registry, Tracking
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -111,6 +113,38 @@ def test_who_does_not_earn_the_place_is_refused_with_its_reason_and_who_does_tak
     assert line.evidence["matured frauds"] == evidence(desk, good)["matured frauds"] > 20
     assert "average precision" in line.why
     assert_told_over_http(desk, challengers["foreign"], good, line)
+
+
+def test_a_clock_that_is_years_ahead_ages_no_challenger_and_who_is_gone_is_forgotten(
+    desk: Desk, chosen: Settings
+) -> None:
+    payments, history, fraud = live(), History(chosen.history), task("fraud")
+    write(history, payments)
+    ahead = replace(payments, time_us=payments.time_us + 1_000 * DAY_US)
+    write_one(history, ahead)
+    first = str(desk.tracking.log(record("fraud"), payments.model(), True).version)
+    promote(desk.registry, desk.champions, "fraud", first, "me", "the first")
+    version = register(desk, payments.model(rows=np.arange(24_000) < 2_000))
+    gate = chosen.gate.model_copy(update={"shadow_labels": 10**6})
+    shadow = Shadow(chosen.model_copy(update={"gate": gate}), [fraud], desk)
+    shadow.look(fraud)
+    assert told(desk, version) == IN_SHADOW, "a week old, whatever a single clock says"
+    assert re.search(r"\d+ matured labels so far", evidence(desk, version)["reasons"][0])
+    assert {key[1] for key in shadow._models} >= {first, version}
+    for each in in_shadow(desk.registry, "fraud"):
+        leave_shadow(desk.registry, each, REFUSED)
+    shadow.look(fraud)
+    assert {key[1] for key in shadow._models} == {first}
+    assert (shadow._scores, shadow._faults) == ({}, {})
+
+
+def write_one(history: History, found: Live) -> None:
+    """The first of these payments."""
+    names = ("customer", "terminal")
+    places: dict[str, list[Any]] = {f"{name}_partition": [0] for name in names}
+    places |= {f"{name}_position": [10**9] for name in names}
+    row = pa.table({"transaction_id": ["ahead"], "event_time_us": found.time_us[:1], **places})
+    history.append(TRANSACTIONS, completed(TRANSACTIONS, row))
 
 
 def assert_told_over_http(desk: Desk, refused: str, promoted: str, line: Promotion) -> None:

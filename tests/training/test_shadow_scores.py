@@ -1,5 +1,6 @@
 """What challengers in shadow said, by the files that say it: each decision once, whatever died in between."""
 
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.training.made import MIDNIGHT_US
 from training import fraud_shadow, runs
 from training.dataset import Dataset
 from training.models import Scorer
-from training.shadow import Candidate, ScoreLog, Trial, newest_vectors
-from training.tasks import Incumbent, task
+from training.runs import Desk
+from training.shadow import Candidate, ScoreLog, Shadow, Trial, newest_vectors
+from training.tasks import Incumbent, Task, task
 from training.tracking import DIRECT, IN_SHADOW, Version
 from training.traffic import vectors
 
@@ -53,8 +55,8 @@ def append(folder: Path, payments: Live, *cuts: int) -> None:
 def test_each_decision_is_scored_once_from_what_the_models_learned_on(
     payments: Live, trial: Trial, tmp_path: Path
 ) -> None:
-    first, end = int(payments.learned.sum()), len(payments.fraud)
-    cuts = [0, first - 500, first + 300, first + 301, end - 100, end]
+    first = int(payments.learned.sum())
+    cuts = [first - 900, first - 500, first + 300, first + 301, first + 2_100, first + 2_200]
     for reached in range(2, len(cuts) + 1):
         append(tmp_path / "history", payments, *cuts[reached - 2 : reached])
         ScoreLog(tmp_path / "shadow").extend(trial, History(tmp_path / "history"))  # a new process each time
@@ -104,14 +106,15 @@ def test_only_matured_labels_of_what_was_decided_count(payments: Live, chosen: S
 
 
 def test_many_small_files_become_one_and_nothing_is_scored_again(
-    payments: Live, trial: Trial, tmp_path: Path
+    payments: Live, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("training.shadow.MOST_FILES", 8)
     end, history, log = len(payments.fraud), History(tmp_path / "history"), ScoreLog(tmp_path / "shadow")
-    for start in range(end - 180, end, 5):
-        history.append(DECISIONS, decisions(payments, slice(start, start + 5)))
+    for start in range(end - 180, end, 20):
+        history.append(DECISIONS, decisions(payments, slice(start, start + 20)))
         log.extend(trial, history)
     files = list((tmp_path / "shadow").rglob("*.parquet"))
-    assert len(files) < 64 + 4
+    assert len(files) < 8 + 4
     assert any(file.name.startswith("compact-") for file in files)
     ScoreLog(tmp_path / "shadow").extend(trial, history)
     assert History(tmp_path / "shadow").read(SCORES).num_rows == 180
@@ -128,6 +131,26 @@ def test_a_winner_goes_through_the_shadow_only_where_it_could_show_something(
     assert runs.way_of("fraud", data, incumbent, trusting) == DIRECT
     assert runs.way_of("fraud", replace(data, feature_hash="other"), incumbent, chosen) == DIRECT
     assert runs.way_of("unheard of", data, incumbent, chosen) == DIRECT
+
+
+class Broken(Shadow):
+    """Fails at every look."""
+
+    error: Exception
+
+    def look(self, task: Task) -> None:
+        raise self.error
+
+
+def test_a_full_disk_is_looked_past_and_a_bug_stops_the_process(chosen: Settings) -> None:
+    stop = threading.Event()
+    shadow = Broken(chosen, [task("fraud")], Desk.of(chosen), clock=lambda: 0.0)
+    shadow.error = OSError("no space left on device")
+    shadow.turn()
+    shadow.error = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        shadow.run(stop)
+    assert stop.is_set(), "nobody would be promoted any more, and nobody would know"
 
 
 def test_what_is_not_known_is_nan_in_a_vector() -> None:

@@ -37,7 +37,7 @@ def decisions(ids: list[str], time_us: np.ndarray, values: Floats, names: tuple[
 
 @pytest.fixture(scope="module")
 def past() -> tuple[pa.Table, pa.Table, Floats]:
-    transactions, labels = past_events(n=2_000)
+    transactions, labels = past_events(n=2_000, days=8)
     return transactions, labels, replay.matrix_of(FRAUD, transactions, labels).values
 
 
@@ -78,7 +78,7 @@ def test_falsified_values_are_found_by_feature(
 
 
 def test_decisions_by_other_features_and_on_unknown_payments_are_no_mismatch(tmp_path: Path) -> None:
-    transactions, labels = past_events(n=300)
+    transactions, labels = past_events(n=300, days=4)
     history = History(tmp_path)
     history.backfill({TRANSACTIONS: transactions, LABELS: labels})
     values = replay.matrix_of(FRAUD, transactions, labels).values
