@@ -221,6 +221,8 @@ def asked(folder: Path, task: str) -> Asked | None:
     if not path.exists():
         return None
     values = json.loads(path.read_text("utf-8"))
+    if not {"version", "at_us", "due"} <= values.keys():
+        return None
     skew = values.get("skew") or {}
     return Asked(values["version"], values["at_us"], tuple(values["due"]), skew.get("until_ms"))
 
