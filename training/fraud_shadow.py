@@ -83,7 +83,7 @@ def compared(settings: Settings, rows: Dataset, pair: Pair, looks: int) -> Matur
             draws.of_losses("expected_cost", *costs),
         ),
         limits=(
-            _calibration(rows.target, pair.challenger.score, weight, settings),
+            _calibration(rows.target, pair, weight, settings.gate.max_calibration_ratio),
             *_slices(judged, pair, costs),
         ),
         figures={
@@ -106,11 +106,15 @@ def _figures(judged: Judged, scored: Scored) -> type_of_figures:
     return {name: found[name] for name in FIGURES}
 
 
-def _calibration(truth: Floats, score: Floats, weight: Floats, settings: Settings) -> Limit:
-    highest = settings.gate.max_calibration_ratio
+def _calibration(truth: Floats, pair: Pair, weight: Floats, highest: float) -> Limit:
+    """Within the limit, or no farther off than the champion: fraud itself may have become rarer than usual."""
     came = float((weight * truth).sum())
-    ratio = float((weight * score).sum()) / came if came else np.nan
-    return Limit("predicted frauds for each that came", ratio, low=1.0 / highest, high=highest)
+    ratio, usual = (
+        float((weight * each.score).sum()) / came if came else np.nan
+        for each in (pair.challenger, pair.champion)
+    )
+    low, high = np.fmin(1.0 / highest, usual), np.fmax(highest, usual)
+    return Limit("predicted frauds for each that came", ratio, low=float(low), high=float(high))
 
 
 def _slices(judged: Judged, pair: Pair, costs: tuple[Floats, Floats]) -> tuple[Limit, ...]:

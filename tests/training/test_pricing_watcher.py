@@ -28,7 +28,7 @@ PAST_DAYS, SHIFT_DAY, DAYS = 30, 45, 55
 
 @pytest.fixture(scope="module")
 def market() -> tuple[PastEvents, Trial, int]:
-    process = MarketProcess(seed=1, quotes_per_day=300.0, shift_first_day=SHIFT_DAY)
+    process = MarketProcess(seed=3, quotes_per_day=300.0, shift_first_day=SHIFT_DAY)
     made = Market(process)
     past = past_prices(made, made.simulate(DAYS))
     events = placed(past, [entity.name for entity in PRICING.entities], start=0)
