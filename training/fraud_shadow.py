@@ -107,7 +107,7 @@ def _figures(judged: Judged, scored: Scored) -> type_of_figures:
 
 
 def _calibration(truth: Floats, pair: Pair, weight: Floats, highest: float) -> Limit:
-    """Within the limit, or no farther off than the champion: fraud itself may have become rarer than usual."""
+    """Within the limit, or no farther off than the champion: fraud may have become rarer than it was."""
     came = float((weight * truth).sum())
     ratio, usual = (
         float((weight * each.score).sum()) / came if came else np.nan
