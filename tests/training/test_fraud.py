@@ -23,6 +23,8 @@ from training.gate import judge
 from training.handbook import Fold
 from training.tasks import Incumbent, Trial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def events() -> PastEvents:

@@ -15,6 +15,8 @@ from tests.training.made import past_events, payments_file
 from training import booster, updates
 from training.card import Card, Trained
 
+pytestmark = pytest.mark.slow
+
 EVENTS = past_events(n=5_000, days=49)
 
 
