@@ -112,7 +112,11 @@ def bench_swaps(
 def swapped(chosen: Settings, seconds: float, rate: float, display: Display) -> Swapped:
     """Run the load on the servers of the settings, which are also those of the environment."""
     ensure_topics(chosen)
-    desk = Desk.of(chosen)
+    with Desk.opened(chosen) as desk:
+        return _swapped(desk, seconds, rate, display)
+
+
+def _swapped(desk: Desk, seconds: float, rate: float, display: Display) -> Swapped:
     task = display.task("Champions to swap")
     for number in range(1, 1 + max(int(each) for each in ACTIONS if each)):
         desk.tracking.log(_record(number), _model(number), register=True)

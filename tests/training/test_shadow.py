@@ -92,7 +92,9 @@ def test_who_does_not_earn_the_place_is_refused_with_its_reason_and_who_does_tak
     )
     assert re.match(r"refused: a prediction takes .* ms against the champion's .* ms", said["padded"])
     assert re.match(r"refused: expected cost .* against .* on the same live decisions", said["swapped"])
-    assert re.match(r"refused: model fraud \d learned from feature definitions 0123456789ab", said["foreign"])
+    assert re.match(
+        r"refused: model fraud \d+ learned from feature definitions 0123456789ab", said["foreign"]
+    )
     only_online = r"refused: cost of channel:online against [^;]*(; recall of channel:online against [^;]*)?"
     assert re.fullmatch(only_online, said["blind online"])
     gains = evidence(desk, challengers["blind online"])["gains"]
