@@ -43,10 +43,17 @@ VERBS = {
     "evaluate": Verb("training.commands:evaluate", "Measure a task's model on a file of past events."),
     "promote": Verb("training.commands:promote", "Make a version the champion."),
     "rollback": Verb("training.commands:rollback", "Bring the previous champion back."),
+    "watch": Verb("training.watch_command:watch", "Look at a champion: drift, performance, skew, alerts."),
     "rehearse": Verb("training.rehearsal_command:rehearse", "Price simulated markets from nothing."),
     "search": Verb("training.commands:search", "Search the fraud model's parameters on past weeks."),
+    "compare-updates": Verb(
+        "training.updates_command:compare_updates", "Retrain from scratch, continue or refit, week by week."
+    ),
     "backtest": Verb("training.commands:backtest", "Try a fraud rule or a pricing policy on the past."),
     "bench": Verb("serving.bench.command:bench", "Measure throughput and latency on this machine."),
+    "bench-swaps": Verb(
+        "serving.bench.swaps:bench_swaps", "Promote and roll back under load; check each answer."
+    ),
 }
 
 PROCESSES = {
@@ -83,7 +90,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def listing() -> str:
     """What `tollgate --help` prints."""
-    lines = [f"  {name:<12}{verb.help}" for name, verb in VERBS.items()]
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items()]
     head = "Usage: tollgate VERB [OPTIONS]\n\nFraud decisions and prices over one stream of events.\n"
     return "\n".join([head, *lines, "", "tollgate VERB --help tells more, with an example.\n"])
 

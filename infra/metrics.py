@@ -74,3 +74,38 @@ POLICY_INFO = Metric(
 POLICY_REFUSALS = Metric(
     "tollgate_policy_refusals_total", "Changed policy files that were wrong and refused.", ("task",)
 )
+
+DRIFT_PSI = Metric(
+    "tollgate_drift_psi",
+    "Population stability index of a feature, or of the score, against the champion's training reference.",
+    ("task", "feature"),
+)
+DRIFTED = Metric(
+    "tollgate_drifted", "1 for a feature that drifted: far, and surely after correction.", ("task", "feature")
+)
+MATURED = Metric(
+    "tollgate_matured_performance",
+    "Figure of the champion on what it decided and whose truth is known.",
+    ("task", "figure"),
+)
+ESTIMATED = Metric(
+    "tollgate_estimated_performance",
+    "Figure that the champion's scores promise on what has no labels yet.",
+    ("task", "figure"),
+)
+SKEW_COMPARED = Metric(
+    "tollgate_skew_compared_total", "Decisions whose features were recomputed from history.", ("task",)
+)
+SKEW_MISMATCHES = Metric(
+    "tollgate_skew_mismatches_total",
+    "Decisions whose logged feature is not the recomputed one.",
+    ("task", "feature"),
+)
+EVENT_AGE_DAYS = Metric(
+    "tollgate_event_age_days",
+    "Event time since the newest event of a kind: decided or settled.",
+    ("task", "kind"),
+)
+HISTORY_WAITING = Metric("tollgate_history_waiting_messages", "Messages that the history lacks.")
+ALERTS = Metric("tollgate_alert", "1 while an alert goes on, 0 after it.", ("task", "alert", "severity"))
+WATCH_SECONDS = Metric("tollgate_watch_seconds", "Time that the last look at a champion took.", ("task",))

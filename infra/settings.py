@@ -36,6 +36,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 Objective = Annotated[
     str, BeforeValidator(objectives.canonical), WithJsonSchema({"title": "Objective", **objectives.SCHEMA})
@@ -182,10 +183,23 @@ class Retraining(Section):
     max_age_days: Positive
     window_days: Positive
     poll_s: Positive
+    shadow_poll_s: Positive
+
+
+class DataTests(Section):
+    """How far data may be from usual before a training leaves them out."""
+
+    min_day_rows: Annotated[int, Field(ge=1)] = 50
+    max_volume_ratio: Annotated[float, Field(gt=1)] = 4.0
+    max_rate_change: Share = 0.2
+    max_rate_ratio: Annotated[float, Field(gt=1)] = 5.0
+    burst: Annotated[int, Field(ge=2)] = 10
+    look_alikes: Annotated[int, Field(ge=2)] = 20
+    max_left_out: Share = 0.2
 
 
 class Gate(Section):
-    """What a challenger must show before it may take over."""
+    """What a challenger must show before it may take over: in its trial, then in shadow of live traffic."""
 
     min_gain: float
     simple_margin: Share
@@ -195,6 +209,43 @@ class Gate(Section):
     min_recall_ratio: Share
     max_false_decline_ratio: Positive
     max_price_loss: Share
+    shadow_labels: Count
+    shadow_frauds: Count
+    shadow_days: Positive
+    shadow_min_gain: float
+    shadow_confidence: Annotated[float, Field(ge=0.5, lt=1)]
+    max_slice_loss: Share
+    max_calibration_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    max_latency_ms: Positive
+    max_latency_ratio: Positive
+    max_model_mb: Positive
+    max_risk_fall: Share
+
+
+class Watching(Section):
+    """What is watched of the champions, and who hears of it."""
+
+    period_s: Positive
+    window_days: Positive
+    drift_days: Positive
+    min_rows: Count
+    psi_limit: Positive
+    false_discoveries: Share
+    drifted_share: Share
+    fraud_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    demand_ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)]
+    demand_tolerated: Annotated[float, Field(ge=1)]
+    false_alarm_days: Annotated[float, Field(ge=2)]
+    min_new_settled: Count
+    silent_days: Positive
+    late_days: Positive
+    late_share: Share
+    max_waiting: Count
+    skew_rows: Count
+    skew_period_s: Positive
+    webhook: str
+    alertmanager: str
+    resend_s: Positive
 
 
 class Settings(Section):
@@ -210,6 +261,8 @@ class Settings(Section):
     pricing: PricingPolicy
     catalogue: tuple[Product, ...]
     retraining: Retraining
+    watching: Watching
+    data_tests: DataTests = DataTests()
     gate: Gate
 
     @property
@@ -231,6 +284,11 @@ class Settings(Section):
     def models(self) -> Path:
         """Folder of the champions on disk: `models/<task>/<version>/`."""
         return self.home / "models"
+
+    @property
+    def findings(self) -> Path:
+        """Folder of what the watcher found: `watching/<task>.json`."""
+        return self.home / "watching"
 
     @property
     def logs(self) -> Path:

@@ -117,6 +117,7 @@ class Quote(BaseModel):
     held: bool = False
     fraud_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     model: dict[str, Any] = {}
+    features: dict[str, float | None] = {}
 
 
 class QuoteRequest(Event):

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from ingestion.reach import Flags, Ints, Reach
 from ingestion.streams import PRODUCT_EVENT, SCORED_EVENT
 
 TRANSACTIONS, LABELS, QUOTES, OUTCOMES, DECISIONS = (
@@ -38,6 +39,8 @@ TRANSACTIONS, LABELS, QUOTES, OUTCOMES, DECISIONS = (
     "outcomes",
     "decisions",
 )
+SCORES = "scores"
+"""What a challenger in shadow says of decisions; in a folder of its own, not beside the other tables."""
 BACKFILLED = -1
 """Partition of rows that came by a backfill; their position is a running number in order of time."""
 FROM_THE_START = -(2**62)
@@ -78,7 +81,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     QUOTES: _of(
         PRODUCT_EVENT,
         "quote_id event_time_us product_id segment objective price currency unit_cost list_price context "
-        "exploration propensity held fraud_probability model_version appended_ms",
+        "exploration propensity held fraud_probability model_version feature_names features appended_ms",
         **_PRODUCT,
     ),
     OUTCOMES: _of(
@@ -107,6 +110,18 @@ SCHEMAS: dict[str, pa.Schema] = {
             "decision_position": pa.int64(),
         }
     ),
+    SCORES: pa.schema(
+        {
+            "id": pa.string(),  # of the transaction or quote
+            "event_time_us": pa.int64(),
+            "score": pa.float64(),
+            "champion_score": pa.float64(),  # by the champion of the moment when it was scored
+            "champion_version": pa.string(),
+            "decided_by": pa.string(),  # the version that truly decided
+            "partition": pa.int32(),
+            "position": pa.int64(),
+        }
+    ),
 }
 """Columns of every table. `event_time_us` is microseconds since 1970 UTC; of a label, its arrival."""
 
@@ -116,6 +131,7 @@ PLACES = {
     QUOTES: ("product_partition", "product_position"),
     OUTCOMES: ("product_partition", "product_position"),
     DECISIONS: ("decision_partition", "decision_position"),
+    SCORES: ("partition", "position"),
 }
 """Columns that say where in the log a row was read."""
 
@@ -144,6 +160,23 @@ class History:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._greatest: dict[tuple[str, str], dict[int, int]] = {}
+        self._reach: Mapping[str, Reach] = {}
+
+    def reach(self, tables: Sequence[str]) -> dict[str, Reach]:
+        """How far each of the tables reaches now."""
+        return {table: Reach.of(*_places(table, self._placed(table))) for table in tables}
+
+    def upto(self, reach: Mapping[str, Reach]) -> "History":
+        """The same as it was when it reached so far: what came later is not read, a late event neither.
+
+        Rows of these tables come in order of day, partition and position, whatever file they lie in.
+        """
+        past = History(self._folder)
+        past._reach = reach
+        return past
+
+    def _placed(self, table: str) -> pa.Table:
+        return self.read(table, columns=["event_time_us", *PLACES[table]])
 
     def append(self, table: str, rows: pa.Table) -> int:
         """Add rows of a table, each once, and give how many were new.
@@ -214,8 +247,12 @@ class History:
     ) -> pa.Table:
         files = [str(file) for day in self.days(table, start_us, end_us) for file in self._files(table, day)]
         found = ds.dataset(files, schema=SCHEMAS[table], format="parquet")
-        names = None if columns is None else list(columns)
-        return found.to_table(columns=names, filter=between(start_us, end_us))
+        names = SCHEMAS[table].names if columns is None else list(columns)
+        if table not in self._reach:
+            return found.to_table(columns=names, filter=between(start_us, end_us))
+        placed = list(dict.fromkeys([*names, "event_time_us", *PLACES[table]]))
+        rows = found.to_table(columns=placed, filter=between(start_us, end_us))
+        return _as_it_was(table, rows, self._reach[table]).select(names)
 
     def days(self, table: str, start_us: int | None = None, end_us: int | None = None) -> list[str]:
         """Days (YYYY-MM-DD) of the table that may have event times in [start_us, end_us), in order."""
@@ -223,6 +260,15 @@ class History:
         last = "9999-99-99" if end_us is None else day_of(end_us - 1)
         found = (folder.name.removeprefix("day=") for folder in (self._folder / table).glob("day=*"))
         return sorted(day for day in found if first <= day <= last)
+
+    def reached(self, table: str, day: str) -> dict[int, int]:
+        """Greatest position that a day has now of each partition of the log."""
+        for _ in range(_READ_AGAIN):
+            try:
+                return _last_positions(self._folder / table / f"day={day}")
+            except FileNotFoundError:
+                continue  # compacted meanwhile
+        return _last_positions(self._folder / table / f"day={day}")
 
     def _files(self, table: str, day: str) -> list[Path]:
         return _current(self._folder / table / f"day={day}")
@@ -304,6 +350,19 @@ def completed(table: str, rows: pa.Table) -> pa.Table:
         for field in SCHEMAS[table]
     ]
     return pa.table(arrays, schema=SCHEMAS[table])
+
+
+def _places(table: str, rows: pa.Table) -> tuple[Ints, Ints, Ints]:
+    """Day, partition and position of each row."""
+    partition, position = (rows[name].to_numpy().astype(np.int64) for name in PLACES[table])
+    return rows["event_time_us"].to_numpy() // DAY_US, partition, position
+
+
+def _as_it_was(table: str, rows: pa.Table, reach: Reach) -> pa.Table:
+    day, partition, position = _places(table, rows)
+    held: Flags = reach.holds(day, partition, position)
+    order = np.lexsort((position, partition, day))
+    return rows.take(pa.array(order[held[order]]))
 
 
 def _parts(table: str, rows: pa.Table) -> Iterator[tuple[str, int, pa.Table]]:

@@ -69,6 +69,8 @@ PRODUCT_EVENT = pa.schema(
         "held": pa.bool_(),  # a repetition of what the same context was quoted
         "fraud_probability": pa.float64(),  # of a sale, where the price knew of it
         "model_version": pa.string(),
+        "feature_names": pa.list_(pa.string()),
+        "features": pa.list_(pa.float64()),  # the vector at the price that was quoted; null = NaN
         "units": pa.float64(),
         "quoted_at_us": pa.int64(),  # event time of the outcome's quote
         "appended_ms": pa.int64(),

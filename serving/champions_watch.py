@@ -1,7 +1,8 @@
 """Which model decides now: the champion on disk, kept up with the registry without a restart.
 
 A request takes the model that is current when it begins; the next one is swapped in whole, by one assignment,
-and the one before stays loaded until nobody uses it. While the registry is away the last champion goes on.
+and the one before stays loaded, so that a rollback waits for nothing. While the registry is away the last
+champion goes on.
 """
 
 import logging
@@ -19,6 +20,8 @@ from training.promotion import follow
 from training.tracking import Registry
 
 log = logging.getLogger(__name__)
+
+DISK_POLL_S = 0.25
 
 FEATURE_SETS = {features.domain: features for features in (FRAUD, PRICING)}
 """What each task's models must expect."""
@@ -52,61 +55,104 @@ class ChampionsWatch:
         self._feature_sets = feature_sets
         self._swapped = swapped
         self._current: dict[str, Scorer] = {}
-        self._refused: dict[str, str] = {}
+        self._previous: dict[str, Scorer] = {}
+        self._refused: set[tuple[str, str]] = set()
+        self._looking = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="champions", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._watch, name="champions", daemon=True),
+            threading.Thread(target=self._watch_disk, name="champions on disk", daemon=True),
+        ]
         self._poll_s = 1.0
 
     def current(self, task: str) -> Scorer | None:
         """The model that decides now; None before the first champion."""
         return self._current.get(task)
 
+    def previous(self, task: str) -> Scorer | None:
+        """The model that decides after a rollback, loaded already; None if there was none before."""
+        return self._previous.get(task)
+
     def start(self, poll_s: float = 1.0) -> None:
-        """Load what is on disk, then follow the registry in a thread."""
+        """Load what is on disk, then follow registry and disk, each in a thread.
+
+        Whoever promotes on this home writes to the disk at once; a registry may take its time to answer.
+        """
         self._poll_s = poll_s
         for task in self._feature_sets:
             self._from_disk(task)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._stop.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def refresh(self) -> None:
         """Look at the registry now; when it does not answer, at what another process put on disk."""
         for task in self._feature_sets:
             try:
-                self._follow(task)
+                follow(self._registry, self._champions, task)
             except UserError as error:
                 log.debug("registry: %s", error)
-                self._from_disk(task)
+            self._from_disk(task)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._poll_s):
             self.refresh()
 
-    def _follow(self, task: str) -> None:
-        champion = follow(self._registry, self._champions, task)
-        if champion is not None:
-            self._use(task, champion.version)
+    def _watch_disk(self) -> None:
+        while not self._stop.wait(min(self._poll_s, DISK_POLL_S)):
+            for task in self._feature_sets:
+                self._from_disk(task)
 
     def _from_disk(self, task: str) -> None:
-        champion = self._champions.current(task)
-        if champion is not None:
-            self._use(task, champion.version)
+        with self._looking:
+            champion, previous = self._champions.current(task), self._champions.previous(task)
+            if champion is not None:
+                self._use(task, champion.version)
+            if previous is not None and previous.version != _version(self._current.get(task)):
+                self._keep(task, previous.version)
 
     def _use(self, task: str, version: str) -> None:
-        model = self._current.get(task)
-        if (model and model.card.version == version) or self._refused.get(task) == version:
+        before = self._current.get(task)
+        if _version(before) == version:
             return
+        fresh = self._loaded(task, version)
+        if fresh is None:
+            return
+        self._current[task] = fresh
+        if before is not None:
+            self._previous[task] = before
+        log.info("champion %s is version %s", task, version)
+        self._swapped(Swap(task, version))
+
+    def _keep(self, task: str, version: str) -> None:
+        """The version before, in memory."""
+        if _version(self._previous.get(task)) == version:
+            return
+        found = self._loaded(task, version)
+        if found is not None:
+            self._previous[task] = found
+
+    def _loaded(self, task: str, version: str) -> Scorer | None:
+        """The one before without a look at the disk; None for one that is refused, which is told once."""
+        spare = self._previous.get(task)
+        if _version(spare) == version:
+            return spare
+        if (task, version) in self._refused:
+            return None
         try:
             fresh = load(self._champions.folder(task, version))
             fresh.card.expect(self._feature_sets[task].names, self._feature_sets[task].hash)
         except UserError as error:
-            self._refused[task] = version
-            log.error("champion %s %s is refused: %s", task, version, error)
-            return
-        self._current[task] = fresh
-        log.info("champion %s is version %s", task, version)
-        self._swapped(Swap(task, version))
+            self._refused.add((task, version))
+            log.error("model %s %s is refused: %s", task, version, error)
+            return None
+        return fresh
+
+
+def _version(model: Scorer | None) -> str | None:
+    return model.card.version if model else None

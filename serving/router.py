@@ -299,6 +299,8 @@ def quote_row(quote: Quote, record: Record) -> type_of_row:
         "event_time_us": microseconds(quote.event_time),
         "context": orjson.dumps(quote.context).decode(),
         "model_version": str(quote.model.get("version", ""))[:64],
+        "feature_names": list(quote.features),
+        "features": list(quote.features.values()),
         "appended_ms": record.timestamp,
     }
 

@@ -1,6 +1,7 @@
 """HTTP calls about models: which decides, what it was before, and how to change it."""
 
 import asyncio
+import json
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, Field
 from serving.routes_fraud import answer
 from serving.services import Services, UsesServices
 from training.promotion import promote, rollback
-from training.tracking import RegistryError, Version
+from training.tracking import EVIDENCE, IN_SHADOW, REFUSED, SHADOW, RegistryError, Version
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -35,8 +36,8 @@ class Rollback(BaseModel):
 
 @router.get("")
 async def get_models(services: UsesServices) -> Response:
-    """Champion, challenger and history of each task."""
-    tasks = {task: await asyncio.to_thread(_describe, services, task) for task in ("fraud", "pricing")}
+    """Champion, challengers with what their shadow has shown so far, refusals and history of each task."""
+    tasks = {task: await asyncio.to_thread(describe, services, task) for task in ("fraud", "pricing")}
     return answer(tasks)
 
 
@@ -59,8 +60,9 @@ async def post_rollback(task: Task, services: UsesServices, wanted: Rollback | N
     return answer(asdict(rolled))
 
 
-def _describe(services: Services, task: str) -> dict[str, Any]:
-    model = services.models.current(task)
+def describe(services: Services, task: str) -> dict[str, Any]:
+    """What a task's models are and were; what only the registry knows is empty while it does not answer."""
+    model, before = services.models.current(task), services.models.previous(task)
     try:
         versions = services.registry.versions(task)
         known = True
@@ -69,7 +71,10 @@ def _describe(services: Services, task: str) -> dict[str, Any]:
     return {
         "deciding": model.card.version if model else "baseline",
         "registry": "answers" if known else "does not answer",
+        "in_memory": {"previous": before.card.version if before else None},
         **{alias: _aliased(versions, alias) for alias in ("champion", "challenger", "previous")},
+        "challengers": [_shadow(each) for each in versions if each.tags.get(SHADOW) == IN_SHADOW],
+        "refused": [_shadow(each) for each in versions if each.tags.get(SHADOW, "").startswith(REFUSED)],
         "history": [asdict(each) for each in services.champions.history(task)],
     }
 
@@ -77,3 +82,15 @@ def _describe(services: Services, task: str) -> dict[str, Any]:
 def _aliased(versions: list[Version], alias: str) -> dict[str, Any] | None:
     found = next((version for version in versions if alias in version.aliases), None)
     return asdict(found) if found else None
+
+
+def _shadow(version: Version) -> dict[str, Any]:
+    """A challenger and what it has shown; `shadow` is `on`, or why it was refused."""
+    return {
+        "version": version.version,
+        "run_id": version.run_id,
+        "shadow": version.tags[SHADOW],
+        "asked_by": version.tags.get("asked_by", ""),
+        "reason": version.tags.get("reason", ""),
+        "evidence": json.loads(version.tags.get(EVIDENCE, "{}")),
+    }

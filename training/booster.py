@@ -110,6 +110,11 @@ class Model:
         return dict(zip(self.card.features, map(float, gains), strict=True))
 
     @property
+    def trees(self) -> int:
+        """How many there are."""
+        return int(self._booster.num_trees())
+
+    @property
     def native(self) -> lightgbm.Booster:
         """LightGBM's own object, for the registry."""
         return self._booster
@@ -122,6 +127,7 @@ def train(
     parameters: Parameters,
     weight: Floats | None = None,
     start: Floats | None = None,
+    onto: Model | None = None,
 ) -> Model:
     """Fit trees to a matrix whose columns are `card.features`.
 
@@ -132,13 +138,27 @@ def train(
         weight: of each row; None counts every row once.
         parameters: LightGBM's, beside `STEADY`; few rows lower `min_data_in_leaf` and `max_bin`.
         start: raw score of each row that the trees add to, shape (n,); the model does not keep it.
+        onto: a model that the trees are added to; the new one has both.
     """
     chosen = {**STEADY, **_fitting(parameters, len(target))}
     names = list(card.features)
     data = lightgbm.Dataset(matrix, target, weight=weight, init_score=start, feature_name=names)
-    booster = lightgbm.train(chosen, data)
+    booster = lightgbm.train(chosen, data, init_model=onto.native if onto else None)
     described = replace(card, kind=KIND, reference=usual(matrix))
     return Model(booster.model_to_string(), described)
+
+
+def refit(model: Model, matrix: Floats, target: Floats, decay: float) -> Model:
+    """The same splits with leaves moved towards what new rows say.
+
+    Args:
+        model: trees that were fitted.
+        matrix: shape (n, features).
+        target: shape (n,).
+        decay: weight of what a leaf said before; 1 moves none.
+    """
+    fitted = model.native.refit(matrix, target, decay_rate=decay, **STEADY)
+    return Model(fitted.model_to_string(), replace(model.card, reference=usual(matrix)))
 
 
 def usual(matrix: Floats) -> tuple[float, ...]:

@@ -88,6 +88,17 @@ def write(folder: Path, card: Card, files: Mapping[str, bytes]) -> Card:
     return complete
 
 
+def add(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put more files beside a model that was written, with their checksums in its card."""
+    if not files:
+        return
+    card = read(folder)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    rewrite(folder, replace(card, files={**card.files, **digests}))
+
+
 def rewrite(folder: Path, card: Card) -> None:
     """Replace a folder's card only."""
     values = {**asdict(card), "reference": [_or_null(value) for value in card.reference]}

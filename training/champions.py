@@ -1,16 +1,21 @@
 """Champions on disk: serving goes on when the registry is down.
 
-`models/<task>/<version>/` holds each version that was ever promoted; `models/<task>/current.json` says
-which one decides, and `models/<task>/promotions.jsonl` what happened, line by line, never rewritten.
+`models/<task>/<version>/` holds each version that was promoted or in shadow; `models/<task>/current.json`
+says which one decides, and `models/<task>/promotions.jsonl` what happened, line by line, never rewritten.
+`models/<task>/promoting.json` is there while a promotion is under way: who finds it after a crash goes on.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from infra.errors import UserError
 from training import card as cards
@@ -40,6 +45,8 @@ class Promotion:
     why: str
     run_id: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """What the shadow showed; nothing where it was not asked."""
 
 
 class Champions:
@@ -85,25 +92,65 @@ class Champions:
         """The version that decided before it."""
         return self._named(task, "previous")
 
-    def set_current(self, task: str, version: str) -> None:
-        """Let a kept version decide; the one before becomes `previous`. Setting it again changes nothing.
+    def pair(self, task: str) -> tuple[str | None, str | None]:
+        """Versions that decide now and decided before, as the disk says it."""
+        pointer = self._pointer(task)
+        return pointer.get("current"), pointer.get("previous")
+
+    def set_current(self, task: str, version: str, previous: str | None = None) -> None:
+        """Let a kept version decide; setting it again changes nothing.
+
+        `previous` is the version before it; if it is not said, the one that decided until now.
 
         Raises:
             UserError: the version is not kept, or not whole.
         """
         cards.read(self.folder(task, version))
-        before = self._pointer(task).get("current")
-        if before != version:
-            _write(self._pointer_file(task), json.dumps({"current": version, "previous": before}))
+        pointer = self._pointer(task)
+        before = pointer.get("previous" if pointer.get("current") == version else "current")
+        known = previous if previous not in (None, version) else before
+        if (wanted := {"current": version, "previous": known}) != pointer:
+            _write(self._pointer_file(task), json.dumps(wanted))
 
     def record(self, promotion: Promotion) -> None:
-        """Append to the task's history, on disk before it returns."""
+        """Append to the task's history, on disk before it returns; what it ends with already is not repeated.
+
+        To be called inside `alone`: a last line that was cut off by a crash is cut away.
+        """
+        if self.history(promotion.task)[-1:] == [promotion]:
+            return
         path = self._history_file(promotion.task)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(asdict(promotion)) + "\n")
+        with path.open("a+b") as out:
+            out.seek(0)
+            out.truncate(out.read().rfind(b"\n") + 1)
+            out.write(json.dumps(asdict(promotion)).encode() + b"\n")
             out.flush()
             os.fsync(out.fileno())
+
+    def begin(self, promotion: Promotion) -> None:
+        """Say what is about to happen, on disk before it returns; inside `alone`."""
+        path = self._begun_file(promotion.task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, json.dumps(asdict(promotion)))
+
+    def begun(self, task: str) -> Promotion | None:
+        """The promotion that is under way, or was when its process died."""
+        path = self._begun_file(task)
+        return Promotion(**json.loads(path.read_text("utf-8"))) if path.exists() else None
+
+    def ended(self, task: str) -> None:
+        """Nothing is under way any more."""
+        self._begun_file(task).unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self, task: str) -> Iterator[None]:
+        """One promotion of a task at a time on this home; the lock goes with the process that held it."""
+        path = self._models / task / "promotion.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def history(self, task: str) -> list[Promotion]:
         """Every promotion and rollback, oldest first; a last line that was cut off by a crash is left out."""
@@ -123,14 +170,20 @@ class Champions:
     def _pointer_file(self, task: str) -> Path:
         return self._models / task / "current.json"
 
+    def _begun_file(self, task: str) -> Path:
+        return self._models / task / "promoting.json"
+
     def _history_file(self, task: str) -> Path:
         return self._models / task / "promotions.jsonl"
 
 
 def _write(path: Path, text: str) -> None:
     """Replace a file at once: a reader sees the old text or the new."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, "utf-8")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with partial.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
     partial.replace(path)
 
 

@@ -18,6 +18,7 @@ from infra.settings import RuleOutcome, Settings
 from ingestion.events import microseconds
 from training import promotion, runs
 from training.dataset import Span
+from training.repeat import Repeated, repeat
 from training.runs import Desk, Reason, Report, finite
 from training.tasks import BacktestOptions, EvaluateOptions, EventFile, Task, backtest_of, task
 
@@ -37,18 +38,29 @@ def train(
     days: Annotated[float | None, typer.Option(help="Learn from so many days; else the settings'.")] = None,
     data: Data = None,
     mapping: Mapping = None,
+    record: Annotated[bool, typer.Option(help="With --data: keep the run in MLflow, for --like.")] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(help="Make the model of this MLflow run again, and compare it byte for byte."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --like: write the model to this folder.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a challenger on matured labels and compare it with the champion, or with the baselines.
 
     Example: tollgate train fraud --days 60
+
+    Example: tollgate train fraud --like 1f0c6c6f3a8e4a7c9a51f4f1f0b7c111
     """
     chosen, found = settings.load(), task(name)
     found.check(chosen)
+    if like is not None:
+        _repeat(chosen, found, like, None if data is None else _file(data, mapping), out, as_json)
+        return
     span = Span(None if until is None else _moment(until), days or chosen.retraining.window_days)
     with progress.working(f"Train {name}", silent=as_json) as told:
         if data is not None:
-            report = _rehearsed(chosen, found, _file(data, mapping), span, told)
+            report = _rehearsed(chosen, found, _file(data, mapping), span, record, told)
         else:
             report = runs.train_newest(found, chosen, span, _by_hand(), promote, told)
         told.finish(f"{report.seconds:.0f} s")
@@ -187,11 +199,36 @@ def search(
     _say(found, as_json, lambda: _lines({**found.pop("parameters"), **found}))
 
 
-def _rehearsed(chosen: Settings, found: Task, file: EventFile, span: Span, told: progress.Task) -> Report:
+def _rehearsed(
+    chosen: Settings, found: Task, file: EventFile, span: Span, record: bool, told: progress.Task
+) -> Report:
     told.say("reading the file")
     rows = found.from_file(chosen, file, span)
     told.say(f"learning from {len(rows):,} events")
+    if record:
+        with Desk.opened(chosen) as desk, runs.alone(chosen.home, found.name):
+            return runs.train(found, rows, chosen, desk, _by_hand(), promoting=False)
     return runs.rehearse(found, rows, chosen)
+
+
+def _repeat(
+    chosen: Settings, found: Task, run_id: str, file: EventFile | None, out: Path | None, as_json: bool
+) -> None:
+    with progress.working(f"Repeat {found.name}", silent=as_json) as told:
+        done = repeat(found, run_id, chosen, file, out, told)
+        told.finish(f"{done.seconds:.0f} s")
+    _say(done.as_json(), as_json, lambda: _told_again(done))
+    if not done.same:
+        raise typer.Exit(1)
+
+
+def _told_again(done: Repeated) -> None:
+    said = "the same, byte for byte" if done.same else "not the same"
+    typer.echo(f"The model of run {done.run_id} ({done.rows:,} rows, data {done.data_version}): {said}.")
+    for name, checksum in done.files.items():
+        typer.echo(f"  {name:<14}{checksum}")
+    for line in done.differences:
+        typer.echo(f"  {line}")
 
 
 def _moment(text: str) -> int:
@@ -253,6 +290,11 @@ def _conclusion(report: Report) -> list[str]:
     lines = [f"{said}: {'; '.join(report.verdict.reasons)}.", *(f"Note: {note}." for note in report.notes)]
     if report.promoted:
         lines.append(f"Version {report.version} is the champion.")
+    elif report.in_shadow:
+        lines.append(
+            f"Version {report.version} is in shadow: the retrainer lets it take over when live traffic has"
+            f" proven it; `tollgate promote {report.task} {report.version}` does so now."
+        )
     elif report.version:
         lines.append(
             f"Version {report.version} is the challenger; `tollgate promote {report.task} {report.version}`."

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from features.definition import FeatureSet
 from features.state import MICROSECONDS, Entity, Flags, Floats, Ints
 from infra.errors import UserError
-from ingestion.history import DAY_US, History
+from ingestion.history import DAY_US
+from ingestion.reach import Reach
 from training.card import Trained
+from training.quarantine import Part
 
 Objects = NDArray[np.object_]
 
@@ -30,6 +32,8 @@ class Window:
     """Nothing that arrived later is known; inclusive."""
     start_us: int | None = None
     """Oldest event, inclusive."""
+    reach: Mapping[str, Reach] | None = None
+    """How far each table of the history is read, to read as a past training did; None: all there is."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,28 @@ class Span:
         """The window, for events up to `newest_us`."""
         cutoff_us = newest_us if self.until_us is None else self.until_us
         return Window(cutoff_us, None if self.days is None else cutoff_us - round(self.days * DAY_US))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a training set was read from: with the code all that its rows follow from."""
+
+    window: Window
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the file of events (`data`) and of its mapping (`mapping`), if it came from a file."""
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """Where these files lay."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Parts that the data tests refused; see `data_tests`."""
+
+    parts: tuple[Part, ...] = ()
+    rows: int = 0
+    """How many rows of the set they held."""
+    share: float = 0.0
+    """Of all rows."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +91,16 @@ class Dataset:
     """How often each row counts, shape (n,); None: once."""
     selection: Mapping[str, float] = field(default_factory=dict)
     """Figures of how the rows came to be known, logged with the run."""
+    origin: Origin | None = None
+    """What it was read from; None of a set that was made up."""
+    left_out: LeftOut = LeftOut()
+    """What the data tests took out."""
+    start_us: int | None = None
+    """Of the window that was asked for; None: all there was."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Sections of the settings that a model of these rows follows from, as plain values."""
+    test_start_us: int | None = None
+    """Where the test window begins, of a training that is repeated; None: `holdout_start` says."""
 
     def __len__(self) -> int:
         return len(self.target)
@@ -99,6 +135,13 @@ class Dataset:
     def trained(self) -> Trained:
         """What a model's card says of this training set."""
         return Trained(int(self.time_us[0]), int(self.time_us[-1]), self.cutoff_us, len(self))
+
+
+def test_start(data: Dataset, test_days: float, incumbent_end_us: int | None, least_fresh: int) -> int:
+    """Where the test window of a data set begins: where it is told to, else as `holdout_start`."""
+    if data.test_start_us is not None:
+        return data.test_start_us
+    return holdout_start(data.time_us, test_days, incumbent_end_us, least_fresh)
 
 
 def holdout_start(time_us: Ints, test_days: float, incumbent_end_us: int | None, least_fresh: int) -> int:
@@ -149,18 +192,3 @@ def finished(features: FeatureSet, spine: pa.Table, states: Mapping[str, Floats]
     """Feature matrix of events by the states before them and their request columns."""
     request = {name: spine[name].to_numpy() for name in features.request}
     return features.matrix(states, request, spine["event_time_us"].to_numpy() / MICROSECONDS)
-
-
-def newest_us(history: History, tables: Sequence[str]) -> int | None:
-    """Latest event time that the tables have: the present, in event time; None if they are empty."""
-    found = [_newest_of(history, table) for table in tables]
-    return max((each for each in found if each is not None), default=None)
-
-
-def _newest_of(history: History, table: str) -> int | None:
-    days = history.days(table)
-    if not days:
-        return None
-    start_us = int(np.datetime64(days[-1], "us").astype(np.int64))
-    times = history.read(table, start_us, columns=["event_time_us"])["event_time_us"].to_numpy()
-    return int(times.max()) if len(times) else None

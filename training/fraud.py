@@ -18,16 +18,27 @@ from infra.errors import UserError
 from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.file_source import PastEvents
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
-from training import baselines, booster, fraud_model, handbook, labels, plots, search, selective_labels
+from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS
+from training import (
+    baselines,
+    booster,
+    fraud_data_tests,
+    fraud_model,
+    handbook,
+    labels,
+    plots,
+    search,
+    selective_labels,
+)
 from training.booster import Model
-from training.dataset import Dataset, Objects, Span, Window, holdout_start, joined
+from training.dataset import Dataset, Objects, Span, Window, joined, test_start
 from training.fraud_judging import COLUMNS, Judged
 from training.fraud_policy import PASSED
 from training.handbook import Fold
 from training.models import Scorer
 from training.rule_book import rule_book
 from training.selective_labels import Chances
+from training.sources import of_file, opened, replay_room
 from training.stores import feature_store
 from training.tasks import EvaluateOptions, EventFile, Incumbent, Task, Trial
 
@@ -38,7 +49,11 @@ HEADLINE = (
 )  # fmt: skip
 
 CONTRADICTED = "contradicted_transactions"
-_DESCRIBED = ("transaction_id", *COLUMNS)
+READ = (TRANSACTIONS, LABELS, DECISIONS)
+"""Tables of the history that a training set is made of."""
+_TOLD_BY = (*COLUMNS, "terminal_id")
+_DESCRIBED = ("transaction_id", *_TOLD_BY)
+_OF_DECISIONS = (*selective_labels.NEEDED, "score")
 
 
 def from_history(settings: Settings, window: Window) -> Dataset:
@@ -46,19 +61,25 @@ def from_history(settings: Settings, window: Window) -> Dataset:
 
     A label counts only if the payment passed; see `selective_labels`.
     """
-    history = History(settings.history)
+    history, origin = opened(settings, window, READ)
     known = history.read(
         LABELS, None, window.cutoff_us + 1, ["transaction_id", "event_time_us", "label", "source"]
     )
-    with replay.alone(settings.home, FRAUD.domain):
-        replay.refresh(settings.home, history, FRAUD.domain)
-        spine = replay.spine(settings.home, FRAUD.domain, window.start_us, window.cutoff_us + 1)
+    with replay_room(settings, window) as room, replay.alone(room.home, FRAUD.domain):
+        replay.refresh(room.home, history, FRAUD.domain)
+        spine = replay.spine(room.home, FRAUD.domain, window.start_us, window.cutoff_us + 1)
         target = _targets(spine, known, window.cutoff_us, settings)
-        seen = _chances(spine, history, window)
+        decided = history.read(DECISIONS, window.start_us, window.cutoff_us + 1, _OF_DECISIONS)
+        seen = selective_labels.chances(_ids(spine), decided)
         learnable = ~np.isnan(target) & seen.passed
         chosen = spine.filter(pa.array(learnable))
-        matrix = joined(FRAUD, chosen, feature_store(settings, FRAUD))
-    columns = _measured(chosen, history.read(TRANSACTIONS, window.start_us, window.cutoff_us + 1, _DESCRIBED))
+        matrix = joined(FRAUD, chosen, feature_store(room, FRAUD))
+    described = history.read(TRANSACTIONS, window.start_us, window.cutoff_us + 1, _DESCRIBED)
+    columns = {
+        **_measured(chosen, described),
+        **labels.told(_ids(chosen), known, window.cutoff_us),
+        "champion_score": _first_scores(_ids(chosen), decided),
+    }
     data = _dataset(
         chosen, matrix, target[learnable], columns, window.cutoff_us, _weight(seen.rows(learnable))
     )
@@ -66,13 +87,15 @@ def from_history(settings: Settings, window: Window) -> Dataset:
     found = selective_labels.figures(
         seen.rows(mature), spine["amount"].to_numpy()[mature], target[mature], settings.fraud
     )
-    return replace(data, selection=found | _contradicted(chosen, known, window.cutoff_us))
+    found |= _contradicted(chosen, known, window.cutoff_us)
+    return replace(data, selection=found, origin=origin)
 
 
 def from_file(settings: Settings, file: EventFile, span: Span) -> Dataset:
     """The same from a file of transactions with labels, by the fold alone."""
     events = _events(settings, file)
-    return from_tables(settings, events.decided, events.settled, span)
+    data = from_tables(settings, events.decided, events.settled, span)
+    return replace(data, origin=of_file(file, Window(data.cutoff_us, data.start_us)))
 
 
 def from_tables(settings: Settings, transactions: pa.Table, known: pa.Table, span: Span) -> Dataset:
@@ -88,7 +111,9 @@ def from_tables(settings: Settings, transactions: pa.Table, known: pa.Table, spa
     start_us = times.min() if window.start_us is None else window.start_us
     chosen = ~np.isnan(target) & (times >= start_us)
     rows = transactions.filter(pa.array(chosen))
-    data = _dataset(rows, values[chosen], target[chosen], _measured(rows, rows), window.cutoff_us)
+    columns = {**_measured(rows, rows), **labels.told(_ids(rows), known, window.cutoff_us)}
+    data = _dataset(rows, values[chosen], target[chosen], columns, window.cutoff_us)
+    data = replace(data, start_us=window.start_us)
     return replace(data, selection=_contradicted(rows, known, window.cutoff_us))
 
 
@@ -99,7 +124,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
         UserError: too little is known to learn anything.
     """
     end_us = incumbent.model.card.trained.end_us if incumbent else None
-    start_us = holdout_start(data.time_us, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
+    start_us = test_start(data, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
     before, after = data.split(start_us)
     _enough(before)
     judged, untuned = Judged(after, settings), fraud_model.trees(before)
@@ -165,6 +190,7 @@ def _trial(
         documents={"slices.json": slices},
         figures=judged.plots(chosen, model, levels, slices)
         | {"importance.png": plots.importance_bars(final.importance())},
+        beside=judged.reference(model, final).file(),
         notes=(*notes, *_notes(rows.selection)),
     )
 
@@ -274,10 +300,12 @@ def _mature(rows: pa.Table, cutoff_us: int, settings: Settings) -> Flags:
     return mature
 
 
-def _chances(rows: pa.Table, history: History, window: Window) -> Chances:
-    """What was decided of each payment."""
-    decided = history.read(DECISIONS, window.start_us, window.cutoff_us + 1, selective_labels.NEEDED)
-    return selective_labels.chances(_ids(rows), decided)
+def _first_scores(ids: Objects, decided: pa.Table) -> Floats:
+    """What each payment was scored when it was decided; NaN where it was not."""
+    first = decided.select(_OF_DECISIONS).sort_by("decision_position").to_pandas()
+    score = first.drop_duplicates("transaction_id").set_index("transaction_id")["score"]
+    found: Floats = score.reindex(ids).to_numpy(np.float64)
+    return found
 
 
 def _weight(seen: Chances) -> Floats | None:
@@ -295,7 +323,7 @@ def _measured(rows: pa.Table, described: pa.Table) -> dict[str, Objects]:
     """Columns that figures need, found by transaction id."""
     by_id = described.select(_DESCRIBED).to_pandas().drop_duplicates("transaction_id")
     found = by_id.set_index("transaction_id").reindex(rows["transaction_id"].to_pandas())
-    return {name: found[name].to_numpy(object) for name in COLUMNS}
+    return {name: found[name].to_numpy(object) for name in _TOLD_BY}
 
 
 def _contradicted(rows: pa.Table, known: pa.Table, cutoff_us: int) -> dict[str, float]:
@@ -345,5 +373,6 @@ TASK = Task(
     from_file=from_file,
     learn=learn,
     evaluate=evaluate,
+    data_tests=fraud_data_tests.parts,
     check=lambda settings: rule_book(settings.fraud),
 )

@@ -21,8 +21,9 @@ from infra.settings import FraudPolicy, Rule, RuleOutcome, Settings
 from ingestion.history import DAY_US, History
 from training import fraud
 from training import fraud_policy as policies
-from training.dataset import Dataset, newest_us
+from training.dataset import Dataset
 from training.fraud_policy import RuleError, Rules, rules_over
+from training.freshness import present
 from training.rule_book import rule_book
 from training.runs import finite
 from training.tasks import BacktestOptions
@@ -127,7 +128,7 @@ def _asked(options: BacktestOptions) -> Rules:
 def _payments(settings: Settings, options: BacktestOptions) -> Dataset:
     if options.file is not None:
         return fraud.from_file(settings, options.file, options.span)
-    newest = newest_us(History(settings.history), fraud.TASK.tables)
+    newest = present(History(settings.history), fraud.TASK)
     if newest is None:
         raise UserError(
             "expected past payments, got none; `tollgate backfill` a file, or name one by --data."

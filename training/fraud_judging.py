@@ -11,12 +11,14 @@ import pandas as pd
 from features.state import Flags, Floats, Ints
 from infra.settings import Settings
 from ingestion.history import DAY_US
+from training import drift, metrics, plots
 from training import fraud_policy as policy
-from training import metrics, plots
 from training.dataset import Dataset, Objects
 from training.fraud_policy import Codes
 from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
+from training.performance import Known, Standard, Tally, figures
+from training.reference import Reference
 from training.rule_book import rule_book
 
 type_of_figures = dict[str, float]
@@ -153,6 +155,27 @@ class Judged:
                 what = f"false declines of {name} against all"
                 found.append(Limit(what, ratio, high=gate.max_false_decline_ratio))
         return tuple(found)
+
+    def reference(self, model: Scorer, final: Scorer) -> Reference:
+        """What `final` is watched by once it decides: how much of what the tested model approves was fraud.
+
+        Features and scores are those of the test window; `final` has learned from it, but of its scores only
+        those of frauds are much the higher for it.
+        """
+        rows, score, decisions = self.rows, self.probability(model), self.decisions(model)
+        approved = decisions == policy.APPROVE
+        tally = Tally.of(self.day[approved], rows.target[approved], np.ones(int(approved.sum())))
+        weight = np.ones(len(rows)) if rows.weight is None else rows.weight
+        known = Known(self.day, score, self.fraud, self.amount, decisions, weight)
+        return Reference(
+            drift.columns_of(
+                rows.features,
+                rows.matrix,
+                self.probability(final),
+                drift.numbered(rows.columns["customer_id"]),
+            ),
+            Standard.of(tally, figures(known, self.settings.fraud)),
+        )
 
     def plots(
         self, name: str, model: Scorer, levels: Mapping[str, float], slices: Mapping[str, type_of_figures]

@@ -5,7 +5,7 @@ Pure and over arrays; a request is a batch of one. Money is in the transaction's
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from infra.settings import FraudPolicy, Rule
-from training.conditions import Condition, compiled
+
+if TYPE_CHECKING:
+    from training.conditions import Condition
 
 Codes = NDArray[np.int8]
 
@@ -167,7 +169,7 @@ class Rules:
     """The policy's rules over the columns of one feature matrix."""
 
     names: tuple[str, ...]
-    conditions: tuple[Condition, ...]
+    conditions: "tuple[Condition, ...]"
     outcomes: Codes
     day_0: Flags
     """Which of them decide only while there is no model."""
@@ -204,7 +206,9 @@ def rules_over(features: Sequence[str], rules: Sequence[Rule]) -> Rules:
     )
 
 
-def _condition(position: int, rule: Rule, features: Sequence[str]) -> Condition:
+def _condition(position: int, rule: Rule, features: Sequence[str]) -> "Condition":
+    from training.conditions import compiled  # sqlglot takes a while, and most commands have no rules to read
+
     try:
         return compiled(rule.when, features)
     except UserError as error:

@@ -18,7 +18,7 @@ rate, one of them fraud, and two sources that agree add two as well. A source co
 except when it returns to one that it had taken back.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from features.state import Floats, Ints
+from features.state import Flags, Floats, Ints
 
 CLOSENESS = {"settlement": 0, "customer": 1, "analyst": 2, "chargeback": 2}
 """How closely each source looked."""
@@ -42,14 +42,40 @@ def truth(labels: pa.Table, cutoff_us: int) -> pd.Series:
         cutoff_us: microseconds since 1970 UTC, inclusive.
     """
     known = labels.filter(pc.less_equal(labels["event_time_us"], cutoff_us))
-    is_fraud = pc.equal(known["label"], "fraud").to_numpy()
-    source = pc.index_in(known["source"], pa.array(list(CLOSENESS))).to_numpy()
-    closeness = np.take(list(CLOSENESS.values()), source)
-    order = np.lexsort((is_fraud, known["event_time_us"].to_numpy(), closeness))
+    order, is_fraud = _by_belief(known)
     said = pd.Series(
         is_fraud[order].astype(np.float64), known["transaction_id"].to_pandas().to_numpy()[order]
     )
     return said[~said.index.duplicated(keep="last")]
+
+
+def told(ids: NDArray[np.object_], labels: pa.Table, cutoff_us: int) -> dict[str, NDArray[Any]]:
+    """Of the label that is believed of each transaction: who said it, when, and whether others say the same.
+
+    Returns `source` (None without a label), `arrived_us` (-1 without) and `agreed` (1.0 if every label of
+    another source says the same, 0.0 if one does not, NaN without another source), each of shape (n,).
+    """
+    known = labels.filter(pc.less_equal(labels["event_time_us"], cutoff_us))
+    order, is_fraud = _by_belief(known)
+    names = known["transaction_id"].to_pandas().to_numpy()[order]
+    said = pd.DataFrame(
+        {
+            "source": known["source"].to_pandas().to_numpy(object)[order],
+            "arrived_us": known["event_time_us"].to_numpy()[order],
+            "fraud": is_fraud[order].astype(np.float64),
+        },
+        index=names,
+    )
+    believed = said[~said.index.duplicated(keep="last")]
+    another = said["source"].to_numpy() != believed["source"].reindex(names).to_numpy()
+    same = said["fraud"].to_numpy() == believed["fraud"].reindex(names).to_numpy()
+    agreed = pd.Series(same[another], names[another], np.float64).groupby(level=0).min()
+    found = believed.reindex(ids)
+    return {
+        "source": found["source"].to_numpy(object),
+        "arrived_us": found["arrived_us"].fillna(-1).to_numpy(np.int64),
+        "agreed": agreed.reindex(ids).to_numpy(np.float64),
+    }
 
 
 def contradicted(labels: pa.Table, cutoff_us: int) -> pa.Array:
@@ -77,3 +103,11 @@ def targets(
     mature = time_us <= cutoff_us - maturity_us
     assumed = 0.0 if unlabelled == "legitimate" else np.nan
     return np.where(mature, np.where(np.isnan(known), assumed, known), np.nan)
+
+
+def _by_belief(known: pa.Table) -> tuple[Ints, Flags]:
+    """Rows in order of how much each is believed, the most last, and whether each says fraud."""
+    is_fraud = pc.equal(known["label"], "fraud").to_numpy()
+    source = pc.index_in(known["source"], pa.array(list(CLOSENESS))).to_numpy()
+    closeness = np.take(list(CLOSENESS.values()), source)
+    return np.lexsort((is_fraud, known["event_time_us"].to_numpy(), closeness)), is_fraud

@@ -79,6 +79,40 @@ def _range(axes: Any, across: Ints, runs: Floats, colour: str, name: str) -> Non
     axes.fill_between(across, runs.min(axis=0), runs.max(axis=0), color=colour, alpha=0.15)
 
 
+def performance_over_time(
+    days: Sequence[Mapping[str, float]], names: Sequence[str], alarms: Mapping[str, int], task: str
+) -> bytes:
+    """Figures of matured days one below the other, over event time, with alarms as vertical marks.
+
+    Args:
+        days: `day`, its number since 1970 UTC, and the figures of each; NaN leaves a gap.
+        names: the figures to show.
+        alarms: day on which each was raised, by what raised it.
+        task: of the champion.
+    """
+    across = np.array([each["day"] for each in days], np.int64).astype("datetime64[D]")
+    figure, all_axes = _stacked(f"Matured performance of {task}", len(names))
+    for axes, name in zip(all_axes, names, strict=True):
+        axes.plot(across, [each.get(name, np.nan) for each in days], "o-", markersize=3)
+        axes.set_ylabel(name.replace("_", " "), fontsize=8)
+        for number, (what, day) in enumerate(alarms.items()):
+            raised = np.datetime64(day, "D")
+            axes.axvline(raised, linestyle="--", color=f"C{number + 1}", label=what.replace("_", " "))
+    if alarms:
+        all_axes[0].legend(fontsize=8)
+    all_axes[-1].tick_params(axis="x", labelsize=7, rotation=30)
+    return _png(figure)
+
+
+def weekly_costs(lines: Mapping[str, Sequence[float]]) -> bytes:
+    """Money lost in each week, by name."""
+    figure, axes = _figure("Cost by the policy, week by week", "week", "money lost")
+    for name, costs in lines.items():
+        axes.plot(range(1, len(costs) + 1), costs, "o-", label=name)
+    axes.legend()
+    return _png(figure)
+
+
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
     """A figure of one panel."""
     figure, (axes,) = _figures(1, across)
@@ -87,16 +121,29 @@ def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
 
 
 def _figures(panels: int, across: str) -> tuple[Any, Any]:
-    """A figure of panels side by side, without any global state or window."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2 + 5 * panels, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    """A figure of panels side by side."""
+    figure = _empty(2.0 + 5.0 * panels, 5.0)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for each in axes:
         each.set_xlabel(across)
     return figure, axes
+
+
+def _stacked(title: str, n: int) -> tuple[Any, Any]:
+    """A figure of n panels one below the other that share what lies across."""
+    figure = _empty(8.0, 1.9 * n + 0.8)
+    figure.suptitle(title)
+    return figure, figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
+
+
+def _empty(width: float, height: float) -> Any:
+    """A figure without any global state or window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _png(figure: Any) -> bytes:

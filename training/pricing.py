@@ -14,10 +14,19 @@ from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from infra.settings import PricingPolicy, Settings
 from ingestion import file_source, mapping
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, History, completed
-from training import bid_prices, booster, demand_model, elasticity, metrics, plots
+from ingestion.history import DAY_US, OUTCOMES, QUOTES, completed
+from training import (
+    bid_prices,
+    booster,
+    demand_model,
+    drift,
+    elasticity,
+    metrics,
+    plots,
+    pricing_data_tests,
+)
 from training.card import Card
-from training.dataset import Dataset, Objects, Span, Window, finished, holdout_start, states_before
+from training.dataset import Dataset, Objects, Span, Window, finished, states_before, test_start
 from training.demand import doubt_of
 from training.demand_model import DemandModel
 from training.departures import in_stock, learned
@@ -25,9 +34,12 @@ from training.elasticity import ConstantElasticity
 from training.gate import Comparison, Evidence
 from training.models import Scorer
 from training.parity import common, groups_of, parity
+from training.performance import Standard, Tally
 from training.pricing_file import evaluate
 from training.pricing_judging import LogJudgement, judged_by_log
 from training.pricing_log import LOGGED, logged
+from training.reference import Reference
+from training.sources import of_file, opened, replay_room
 from training.stores import feature_store
 from training.tasks import EventFile, Incumbent, Task, Trial
 
@@ -37,27 +49,32 @@ TEST_DAYS = 7.0
 BASELINE = "constant_elasticity"
 HEADLINE = ("log_loss", "poisson_deviance", "brier", "auc_roc", "expected_calibration_error", "elasticity")
 
+READ = (QUOTES, OUTCOMES)
+"""Tables of the history that a training set is made of."""
+
 _LEAST = 1e-9
 
 
 def from_history(settings: Settings, window: Window) -> Dataset:
     """Matured quotes, and what was known at each, joined by the feature store."""
-    history = History(settings.history)
-    with replay.alone(settings.home, PRICING.domain):
-        replay.refresh(settings.home, history, PRICING.domain)
-        spine = replay.spine(settings.home, PRICING.domain, window.start_us, _matured_us(window) + 1)
-        states = states_before(PRICING, spine, feature_store(settings, PRICING))
+    history, origin = opened(settings, window, READ)
+    with replay_room(settings, window) as room, replay.alone(room.home, PRICING.domain):
+        replay.refresh(room.home, history, PRICING.domain)
+        spine = replay.spine(room.home, PRICING.domain, window.start_us, _matured_us(window) + 1)
+        states = states_before(PRICING, spine, feature_store(room, PRICING))
     known = _Known(finished(PRICING, _without_persons(spine, settings.pricing), states), states[PRODUCT.name])
     outcomes = history.read(OUTCOMES, None, window.cutoff_us + 1, ["quote_id", "event_time_us", "units"])
     described = history.read(QUOTES, window.start_us, _matured_us(window) + 1, [*_DESCRIBED])
-    return _dataset(spine, known, outcomes, described, window, settings.pricing)
+    data = _dataset(spine, known, outcomes, described, window, settings.pricing)
+    return replace(data, origin=origin)
 
 
 def from_file(settings: Settings, file: EventFile, span: Span) -> Dataset:
     """The same from a file of past prices, by the fold alone."""
     found = file_source.prices(file.data, mapping.load(file.mapping), settings.currency)
     events = file_source.placed(found, [entity.name for entity in PRICING.entities], start=0)
-    return from_tables(events.decided, events.settled, span, settings.pricing)
+    data = from_tables(events.decided, events.settled, span, settings.pricing)
+    return replace(data, origin=of_file(file, Window(data.cutoff_us, data.start_us)))
 
 
 def from_tables(
@@ -93,7 +110,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
         UserError: too little is known to learn anything.
     """
     end_us = incumbent.model.card.trained.end_us if incumbent else None
-    start_us = holdout_start(data.time_us, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
+    start_us = test_start(data, TEST_DAYS, end_us, 2 * settings.gate.min_labels)
     before, after = in_stock(data).split(start_us)
     _enough(before)
     simple = elasticity.fit(before.matrix, before.target, data.features)
@@ -188,6 +205,7 @@ class _Judged:
                 "parity.json": parity(self.rows),
             },
             figures=self._plots(chances["lightgbm"], model, slices),
+            beside=self._reference(chances["lightgbm"], model).file(),
             notes=(*notes, *by_log.notes),
             off_policy=by_log.figures,
         )
@@ -202,6 +220,14 @@ class _Judged:
             Evidence("matured quotes", len(self.rows), gate.min_labels),
             Evidence("purchases", int(self.rows.target.sum()), gate.min_frauds),
         )
+
+    def _reference(self, chance: Floats, model: Scorer) -> Reference:
+        """What the model is watched by once it decides; `chance` is of the one that was tested."""
+        tally = Tally.of(self.rows.time_us // DAY_US, self.rows.target, chance)
+        score = model.predict(self.rows.matrix) if len(self.rows) else chance
+        products = drift.numbered(self.rows.columns["product_name"])
+        columns = drift.columns_of(self.rows.features, self.rows.matrix, score, products)
+        return Reference(columns, Standard.of(tally, self.figures(chance)))
 
     def _plots(
         self, chance: Floats, model: Scorer, slices: Mapping[str, Mapping[str, float]]
@@ -266,12 +292,16 @@ def _matured_us(window: Window) -> int:
     return window.cutoff_us - round(MATURITY_DAYS * DAY_US)
 
 
-def _units(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> Floats:
-    """Units of each quote as known at the cut-off: of its first outcome; 0 without one."""
+def settled_units(ids: Objects, outcomes: pa.Table, cutoff_us: int) -> tuple[Floats, Ints]:
+    """Units of each quote as known at the cut-off, and when that was: of its first outcome; 0, -1 without."""
     known = outcomes.filter(pc.less_equal(outcomes["event_time_us"], cutoff_us)).sort_by("event_time_us")
-    units = pd.Series(known["units"].to_numpy(), known["quote_id"].to_pandas().to_numpy(object))
-    found: Floats = units[~units.index.duplicated()].reindex(ids).fillna(0.0).to_numpy(np.float64)
-    return found
+    names = known["quote_id"].to_pandas().to_numpy(object)
+    said = pd.DataFrame({"units": known["units"].to_numpy(), "at": known["event_time_us"].to_numpy()}, names)
+    found = said[~said.index.duplicated()].reindex(ids)
+    return (
+        found["units"].fillna(0.0).to_numpy(np.float64),
+        found["at"].fillna(-1).to_numpy(np.int64),
+    )
 
 
 _DESCRIBED = ("quote_id", "segment", "context", *LOGGED)
@@ -297,12 +327,13 @@ def _dataset(
 ) -> Dataset:
     """In order of time; `described` has the columns `_DESCRIBED` by quote id."""
     ids = rows["quote_id"].to_pandas().to_numpy(object)
-    units = _units(ids, outcomes, window.cutoff_us)
+    units, arrived_us = settled_units(ids, outcomes, window.cutoff_us)
     time_us: Ints = rows["event_time_us"].to_numpy()
     said = described.select(_DESCRIBED).to_pandas().drop_duplicates("quote_id")
     said = said.set_index("quote_id").reindex(ids)
     columns = {
         "units": units,
+        "arrived_us": arrived_us,
         "product_name": rows["product_id"].to_pandas().to_numpy(object),
         "segment_name": said["segment"].to_numpy(object),
         **groups_of(said, policy.personal if policy and policy.use_personal else ()),
@@ -319,6 +350,7 @@ def _dataset(
         target=sold.astype(np.float64)[order],
         columns={name: column[order] for name, column in columns.items()},
         cutoff_us=window.cutoff_us,
+        start_us=window.start_us,
     )
 
 
@@ -331,4 +363,5 @@ TASK = Task(
     from_file=from_file,
     learn=learn,
     evaluate=evaluate,
+    data_tests=pricing_data_tests.parts,
 )

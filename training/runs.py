@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from infra import progress
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion.history import History
-from training import models
+from training import models, run_record, tasks
 from training.champions import Champions
-from training.dataset import Dataset, Span, newest_us
+from training.data_tests import tested
+from training.dataset import Dataset, Span
+from training.freshness import present
 from training.gate import Verdict, judge
-from training.promotion import follow, promote
+from training.promotion import complete, follow, promote
 from training.provenance import commit
 from training.tasks import Incumbent, Task, Trial
-from training.tracking import Record, Registry, Tracking
+from training.tracking import ASIDE, DIRECT, IN_SHADOW, Record, Registry, Tracking
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Report:
     run_id: str | None = None
     version: str | None = None
     promoted: bool = False
+    in_shadow: bool = False
+    """It scores live traffic beside the champion until it has proven itself."""
     notes: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
@@ -76,6 +80,16 @@ class Desk:
         url = settings.addresses.mlflow
         return cls(Champions(settings.home), Registry(url), Tracking(url))
 
+    @classmethod
+    @contextmanager
+    def opened(cls, settings: Settings) -> Iterator["Desk"]:
+        """The same, disconnected afterwards."""
+        desk = cls.of(settings)
+        try:
+            yield desk
+        finally:
+            desk.registry.close()
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -93,45 +107,70 @@ def train_newest(
     Raises:
         UserError: there is no history, too little is known to learn from, or MLflow is down.
     """
-    desk = Desk.of(settings)
-    desk.registry.champion(task.name)  # fails now, not after the work, if MLflow is down
-    newest = newest_us(History(settings.history), task.tables)
-    if newest is None:
-        raise UserError(f"expected past events of {task.name}, got none; `tollgate backfill` a file.")
-    with alone(settings.home, task.name):
-        told.say("joining what was known at each event")
-        rows = task.from_history(settings, span.window(newest))
-        told.say(f"learning from {len(rows):,} events")
-        return train(task, rows, settings, desk, reason, promoting)
+    with Desk.opened(settings) as desk:
+        desk.registry.champion(task.name)  # fails now, not after the work, if MLflow is down
+        newest = present(History(settings.history), task)
+        if newest is None:
+            raise UserError(f"expected past events of {task.name}, got none; `tollgate backfill` a file.")
+        with alone(settings.home, task.name):
+            told.say("joining what was known at each event")
+            rows = task.from_history(settings, span.window(newest))
+            told.say(f"learning from {len(rows):,} events")
+            return train(task, rows, settings, desk, reason, promoting)
 
 
 def train(
     task: Task, data: Dataset, settings: Settings, desk: Desk, reason: Reason, promoting: bool = True
 ) -> Report:
-    """Train, judge against the champion (or the baselines), record, register a winner and let it take over.
+    """Train, judge against the champion (or the baselines), record, register a winner and let it into shadow.
+
+    It takes over at once where there is nothing to shadow: no champion that knows these features, or the
+    settings ask for no matured labels.
 
     Raises:
         UserError: too little is known to learn from, or MLflow is down.
     """
     began = time.perf_counter()
-    trial = task.learn(data, incumbent(desk, task.name), settings)
+    complete(desk.registry, desk.champions, task.name)
+    champion = incumbent(desk, task.name)
+    data = prepared(task, data, settings)
+    trial = task.learn(data, champion, settings)
     verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
-    logged = desk.tracking.log(
-        record_of(task.name, data, trial, verdict, reason), trial.model, verdict.passed
-    )
-    promoted = promoting and logged.version is not None
-    if promoted:
+    way = way_of(task.name, data, champion, settings) if promoting else ASIDE
+    record = record_of(task.name, data, trial, verdict, reason)
+    logged = desk.tracking.log(record, trial.model, verdict.passed, way)
+    registered = logged.version is not None
+    if registered and way == DIRECT:
         why = f"{reason.why}; {verdict.reasons[0]}"
         promote(desk.registry, desk.champions, task.name, str(logged.version), reason.who, why)
-    return _report(task.name, data, trial, verdict, began, logged.run_id, logged.version, promoted)
+    report = _report(task.name, data, trial, verdict, began, logged.run_id, logged.version)
+    return replace(report, promoted=registered and way == DIRECT, in_shadow=registered and way == IN_SHADOW)
+
+
+def way_of(task: str, data: Dataset, champion: Incumbent | None, settings: Settings) -> str:
+    """How a winner of the trial goes on: through the shadow, or at once where that could show nothing."""
+    comparable = champion is not None and champion.model.card.feature_hash == data.feature_hash
+    shadowed = settings.gate.shadow_labels > 0 and tasks.traffic_of(task) is not None
+    return IN_SHADOW if comparable and shadowed else DIRECT
 
 
 def rehearse(task: Task, data: Dataset, settings: Settings) -> Report:
     """Train and judge against the baselines without the stack; nothing is recorded."""
     began = time.perf_counter()
+    data = prepared(task, data, settings)
     trial = task.learn(data, None, settings)
     verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
     return _report(task.name, data, trial, verdict, began)
+
+
+def prepared(task: Task, data: Dataset, settings: Settings) -> Dataset:
+    """The rows that pass the task's data tests, with the settings that a model of them follows from.
+
+    Raises:
+        UserError: too much would be left out.
+    """
+    kept = tested(data, task.data_tests, settings.data_tests)
+    return replace(kept, settings=run_record.chosen_settings(settings))
 
 
 def incumbent(desk: Desk, task: str) -> Incumbent | None:
@@ -146,16 +185,25 @@ def record_of(task: str, data: Dataset, trial: Trial, verdict: Verdict, reason: 
         task=task,
         name=f"{task} {_time(data.cutoff_us)}",
         parameters=trial.parameters,
-        metrics={**trial.metrics, **_prefixed(trial.rivals), **_prefixed(trial.slices), **_sizes(trial)},
+        metrics={
+            **trial.metrics,
+            **_prefixed(trial.rivals),
+            **_prefixed(trial.slices),
+            **_sizes(trial),
+            **_left_out(data),
+        },
         tags=_tags(data, trial, verdict, reason),
         headline={name: trial.metrics[name] for name in trial.headline if name in trial.metrics},
         documents={
             "features.json": {"hash": data.feature_hash, "names": data.features},
             "importance.json": trial.model.importance(),
             "verdict.json": _judged(verdict, trial),
+            run_record.DOCUMENT: _account(task, data, trial),
+            run_record.QUARANTINE: run_record.quarantine(data),
             **trial.documents,
         },
         figures=trial.figures,
+        beside=trial.beside,
     )
 
 
@@ -165,11 +213,18 @@ def _judged(verdict: Verdict, trial: Trial) -> dict[str, Any]:
     return plain | {"off_policy": finite(dict(trial.off_policy))} if trial.off_policy else plain
 
 
+def _account(task: str, data: Dataset, trial: Trial) -> dict[str, Any]:
+    values: dict[str, Any] = finite(run_record.document(task, data, trial.test_start_us, trial.parameters))
+    return values
+
+
 def _tags(data: Dataset, trial: Trial, verdict: Verdict, reason: Reason) -> dict[str, str]:
     start, end = _window(data)
     return {
         "git_commit": commit(Path(training.__file__).parent),
-        "data_version": data.version,
+        "data_version": run_record.version(data),
+        "content_hash": data.version,
+        "code": run_record.code(),
         "feature_hash": data.feature_hash,
         "event_time_start": start,
         "event_time_end": end,
@@ -177,6 +232,7 @@ def _tags(data: Dataset, trial: Trial, verdict: Verdict, reason: Reason) -> dict
         "label_cutoff": _time(data.cutoff_us),
         "gate": "passed" if verdict.passed else "refused",
         "gate_reasons": "; ".join((*verdict.reasons, *trial.notes)),
+        "left_out": "; ".join(map(str, data.left_out.parts))[:5_000],
         "asked_by": reason.who,
         "reason": reason.why,
     }
@@ -199,6 +255,12 @@ def _sizes(trial: Trial) -> dict[str, float]:
     return {"rows_train": float(trial.rows_train), "rows_test": float(trial.rows_test)}
 
 
+def _left_out(data: Dataset) -> dict[str, float]:
+    left = data.left_out
+    found = {"rows": float(left.rows), "share": left.share, "parts": float(len(left.parts))}
+    return {f"left_out/{name}": value for name, value in found.items()}
+
+
 def _report(
     task: str,
     data: Dataset,
@@ -207,7 +269,6 @@ def _report(
     began: float,
     run_id: str | None = None,
     version: str | None = None,
-    promoted: bool = False,
 ) -> Report:
     return Report(
         task=task,
@@ -217,15 +278,14 @@ def _report(
         headline=trial.headline,
         rows_train=trial.rows_train,
         rows_test=trial.rows_test,
-        data_version=data.version,
+        data_version=run_record.version(data),
         window=_window(data),
         test_start=_time(trial.test_start_us),
         label_cutoff=_time(data.cutoff_us),
         seconds=time.perf_counter() - began,
         run_id=run_id,
         version=version,
-        promoted=promoted,
-        notes=trial.notes,
+        notes=(*(f"left out {part}" for part in data.left_out.parts), *trial.notes),
     )
 
 

@@ -1,7 +1,7 @@
 """The tasks that can be learned. A task adds a module of its name, and one line here."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,10 +10,13 @@ from rich.console import RenderableType
 
 from infra import progress
 from infra.errors import UserError
-from infra.settings import RuleOutcome, Settings
+from infra.settings import DataTests, RuleOutcome, Settings
 from training.dataset import Dataset, Span, Window
 from training.gate import Comparison, Evidence, Limit
 from training.models import Scorer
+from training.quarantine import Part
+from training.sight import Watched
+from training.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Trial:
     slices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     documents: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """Files that go with the model, by name: what it is watched by."""
     notes: tuple[str, ...] = ()
     """What a reader of the verdict should know."""
     off_policy: Mapping[str, float] = field(default_factory=dict)
@@ -131,6 +136,8 @@ class Task:
     evaluate: Callable[[Settings, EvaluateOptions], dict[str, Any]]
     check: Callable[[Settings], object] = lambda _: None
     """Raises UserError for settings that it can't use, before any work."""
+    data_tests: Callable[[Dataset, DataTests], Iterable[Part]] = lambda data, limits: ()  # noqa: ARG005
+    """What is to be left out of a training set."""
 
 
 TASKS = {"fraud": "training.fraud:TASK", "pricing": "training.pricing:TASK"}
@@ -140,6 +147,14 @@ BACKTESTS = {
     "pricing": "training.pricing_backtest:backtest",
 }
 """Where each task's policy is tried on the past, if it can be."""
+
+WATCHED = {
+    "fraud": "training.fraud_watching:WATCHED",
+    "pricing": "training.pricing_watching:WATCHED",
+}
+"""How each task's champion is watched, if it can be."""
+TRAFFICS = {"fraud": "training.fraud_shadow:TRAFFIC", "pricing": "training.pricing_shadow:TRAFFIC"}
+"""Where each task's live decisions are, by which challengers in shadow are judged."""
 
 type_of_backtest = Callable[[Settings, BacktestOptions, progress.Task], Backtest]
 
@@ -159,6 +174,18 @@ def backtest_of(name: str) -> type_of_backtest:
     if name not in BACKTESTS:
         raise UserError(f"expected a task, one of {', '.join(BACKTESTS)}; came {name!r}.")
     found: type_of_backtest = _found(BACKTESTS[name])
+    return found
+
+
+def watched(name: str) -> Watched | None:
+    """How a task's champion is watched; None if it is not."""
+    found: Watched | None = _found(WATCHED[name]) if name in WATCHED else None
+    return found
+
+
+def traffic_of(name: str) -> Traffic | None:
+    """The live decisions of a task; None if its challengers can't be shadowed."""
+    found: Traffic | None = _found(TRAFFICS[name]) if name in TRAFFICS else None
     return found
 
 

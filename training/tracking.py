@@ -28,6 +28,11 @@ MODEL_FOLDER = "tollgate"
 """Artefact folder of a run that holds our own `model.json` and its files."""
 HEADLINE = "headline"
 """Tag of a version: its few most telling figures, as JSON."""
+SHADOW, IN_SHADOW, DIRECT, ASIDE, PROMOTED, REFUSED = "shadow", "on", "direct", "off", "promoted", "refused"
+"""Tag of a version, and what it may be: scoring beside the champion; to take over on its trial alone;
+neither; once champion; refused, with a colon and why."""
+EVIDENCE = "shadow_evidence"
+"""Tag of a version: what its shadow has shown so far, as JSON."""
 
 KEPT_S = 2.0
 """MLflow closes a connection that was idle for 5 s: a client that keeps it as long may ask just then."""
@@ -84,9 +89,10 @@ class Registry:
         found = self._ask("GET", "model-versions/get", {"name": task, "version": version})
         return None if found is None else _version(task, found["model_version"])
 
-    def versions(self, task: str) -> list[Version]:
-        """The latest hundred versions with their aliases, newest first."""
-        asked = {"filter": f"name='{task}'", "max_results": "100", "order_by": "version_number DESC"}
+    def versions(self, task: str, shadow: str | None = None) -> list[Version]:
+        """The latest hundred versions with their aliases, newest first; of those whose tag `SHADOW` is so."""
+        chosen = f"name='{task}'" + (f" and tags.`{SHADOW}`='{shadow}'" if shadow else "")
+        asked = {"filter": chosen, "max_results": "100", "order_by": "version_number DESC"}
         found = self._ask("GET", "model-versions/search", asked) or {}
         aliases = self._aliases(task)  # a search does not tell them
         versions = [_version(task, each) for each in found.get("model_versions", ())]
@@ -124,6 +130,16 @@ class Registry:
         (folder / cards.CARD).write_bytes(card)
         for name in json.loads(card)["files"]:
             (folder / name).write_bytes(self._artefact(version, name))
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether MLflow has such a run."""
+        return self._ask("GET", "runs/get", {"run_id": run_id}) is not None
+
+    def document(self, run_id: str, path: str) -> bytes | None:
+        """A file that a run left behind; None if it left none of that name."""
+        asked = {"run_id": run_id, "path": path}
+        reply = self._send("GET", "/get-artifact", params=asked, timeout=self._patient)
+        return None if reply.is_error else reply.content
 
     def _artefact(self, version: Version, name: str) -> bytes:
         asked = {"run_id": version.run_id, "path": f"{MODEL_FOLDER}/{name}"}
@@ -196,6 +212,8 @@ class Record:
     """JSON artefacts by file name."""
     figures: Mapping[str, bytes] = field(default_factory=dict)
     """PNG artefacts by file name."""
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """Files that lie in the model's folder and are checksummed in its card."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +234,11 @@ class Tracking:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def log(self, record: Record, model: Scorer, register: bool) -> Logged:
+    def log(self, record: Record, model: Scorer, register: bool, shadow: str = ASIDE) -> Logged:
         """Record a run with its model; `register` makes the model a version with the alias `challenger`.
 
-        The version appears last: whatever a killed run leaves is never a half-registered model.
+        The version appears last: whatever a killed run leaves is never a half-registered model. What it is to
+        do (`shadow`: `IN_SHADOW`, `DIRECT` or `ASIDE`) appears with it.
 
         Raises:
             RegistryError: MLflow is down, or refused.
@@ -229,12 +248,31 @@ class Tracking:
         try:
             with _quiet():
                 mlflow.set_tracking_uri(self._url)
-                return _logged(mlflow, record, model, register)
+                return _logged(mlflow, record, model, shadow if register else None)
         except mlflow.exceptions.MlflowException as error:
             raise RegistryError(f"expected MLflow at {self._url} to keep the run: {error}") from error
 
+    def attach(self, run_id: str, folder: str, files: Mapping[str, bytes]) -> None:
+        """Put more artefacts into a folder of a run that is over; those of the same name are replaced.
 
-def _logged(mlflow: Any, record: Record, model: Scorer, register: bool) -> Logged:
+        Raises:
+            RegistryError: MLflow is down, or has no such run.
+        """
+        import mlflow
+
+        try:
+            with _quiet(), tempfile.TemporaryDirectory() as space:
+                mlflow.set_tracking_uri(self._url)
+                for name, content in files.items():
+                    (Path(space) / name).write_bytes(content)
+                mlflow.MlflowClient().log_artifacts(run_id, space, folder)
+        except mlflow.exceptions.MlflowException as error:
+            raise RegistryError(
+                f"expected MLflow at {self._url} to take artefacts of run {run_id}: {error}"
+            ) from error
+
+
+def _logged(mlflow: Any, record: Record, model: Scorer, shadow: str | None) -> Logged:
     experiment = mlflow.set_experiment(record.task)
     with mlflow.start_run(
         experiment_id=experiment.experiment_id, run_name=record.name, tags=dict(record.tags)
@@ -244,7 +282,7 @@ def _logged(mlflow: Any, record: Record, model: Scorer, register: bool) -> Logge
         _log_values(client, run_id, record)
         _log_files(client, run_id, record, model)
         native = _log_native(mlflow, model)
-        version = _register(client, record, run_id, native) if register else None
+        version = _register(client, record, Source(run_id, native), shadow) if shadow else None
     return Logged(run_id, version)
 
 
@@ -268,6 +306,7 @@ def _log_files(client: Any, run_id: str, record: Record, model: Scorer) -> None:
             (folder / name).write_bytes(figure)
         model.card = replace(model.card, run_id=run_id)
         model.save(folder / MODEL_FOLDER)
+        cards.add(folder / MODEL_FOLDER, record.beside)
         client.log_artifacts(run_id, space)
 
 
@@ -282,7 +321,16 @@ def _log_native(mlflow: Any, model: Scorer) -> str | None:
     return str(info.model_id)
 
 
-def _register(client: Any, record: Record, run_id: str, native: str | None) -> str:
+@dataclass(frozen=True)
+class Source:
+    """Where the artefacts of a version are."""
+
+    run_id: str
+    native: str | None
+    """Id of the booster in MLflow's own format."""
+
+
+def _register(client: Any, record: Record, of: Source, shadow: str) -> str:
     """A new version of the task's model, pointed at by `challenger`; gives its number."""
     from mlflow.exceptions import MlflowException
 
@@ -291,10 +339,10 @@ def _register(client: Any, record: Record, run_id: str, native: str | None) -> s
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"models:/{native}" if native else f"runs:/{run_id}/{MODEL_FOLDER}"
-    tags = {**record.tags, HEADLINE: json.dumps(record.headline)}
+    source = f"models:/{of.native}" if of.native else f"runs:/{of.run_id}/{MODEL_FOLDER}"
+    tags = {**record.tags, HEADLINE: json.dumps(record.headline), SHADOW: shadow}
     created = client.create_model_version(
-        record.task, source, run_id, tags=tags, await_creation_for=None, model_id=native
+        record.task, source, of.run_id, tags=tags, await_creation_for=None, model_id=of.native
     )
     client.set_registered_model_alias(record.task, CHALLENGER, created.version)
     return str(created.version)

@@ -169,12 +169,12 @@ def _loads(rounds: int, display: Display) -> dict[str, list[Load]]:
     loads: dict[str, list[Load]] = {name: [] for name in (*CONTENDERS, *IN_TURN)}
     for each in range(rounds):
         for name, one in CONTENDERS.items():
-            with _serving(one.server) as port:
+            with serving(one.server) as port:
                 send(port, one.path, _bodies(f"warm-{name}-{each}", one.requests // 5), CONNECTIONS)
                 bodies = _bodies(f"{name}-{each}", one.requests)
                 loads[name].append(send(port, one.path, bodies, CONNECTIONS))
             task.advance()
-        with _serving("tollgate") as port:
+        with serving("tollgate") as port:
             _sell(port)
             _in_turn(port, f"warm-{each}", share=5)
             for name, load in zip(IN_TURN, _in_turn(port, f"{each}"), strict=True):
@@ -207,7 +207,8 @@ def _quotes(run: str, count: int) -> list[bytes]:
 
 
 @contextmanager
-def _serving(name: str) -> Iterator[int]:
+def serving(name: str) -> Iterator[int]:
+    """A server of that name in a process of its own; gives its port."""
     port = free_from(18_000)
     own = ["-m", "infra.cli", "run", "api", "--port", str(port)]
     command = own if name == "tollgate" else ["-m", "serving.bench.rivals", name, str(port)]

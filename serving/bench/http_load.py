@@ -34,14 +34,14 @@ def in_turn(port: int, paths: Sequence[str], bodies: Sequence[Sequence[bytes]]) 
 
 async def _send(port: int, path: str, bodies: list[bytes], connections: int) -> Load:
     spent: list[float] = []
-    requests = iter([_request(path, body) for body in bodies])
+    requests = iter([request(path, body) for body in bodies])
     start = time.perf_counter()
     await asyncio.gather(*(_connection(port, requests, spent) for _ in range(connections)))
     return _load(spent, time.perf_counter() - start)
 
 
 async def _in_turn(port: int, paths: Sequence[str], bodies: Sequence[Sequence[bytes]]) -> list[Load]:
-    mixed = [_request(*each) for turn in zip(*bodies, strict=True) for each in zip(paths, turn, strict=True)]
+    mixed = [request(*each) for turn in zip(*bodies, strict=True) for each in zip(paths, turn, strict=True)]
     spent: list[float] = []
     await _connection(port, iter(mixed), spent)
     return [_load(own := spent[first :: len(paths)], sum(own)) for first in range(len(paths))]
@@ -52,7 +52,8 @@ def _load(spent: list[float], seconds: float) -> Load:
     return Load(len(spent) / seconds, float(p50), float(p99))
 
 
-def _request(path: str, body: bytes) -> bytes:
+def request(path: str, body: bytes) -> bytes:
+    """An HTTP request as it goes over the wire."""
     lines = (
         f"POST {path} HTTP/1.1",
         "Host: bench",

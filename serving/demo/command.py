@@ -163,7 +163,7 @@ async def _stock(http: httpx.AsyncClient, story: Story) -> None:
 
 
 def _train(chosen: Settings, train: Trainings, display: Display, why: str) -> Mapping[str, dict[str, Any]]:
-    """Train both tasks side by side, as `tollgate train` does, and wait until winners decide."""
+    """Train both tasks side by side and wait until winners decide; here they need no shadow."""
     task = display.task(f"Train, {why}")
     task.say("fraud and pricing, on matured labels and outcomes")
     reports = train(TASKS)

@@ -30,7 +30,11 @@ REASON = runs.Reason("demo", "asked for by `tollgate demo`")
 
 
 class Trainings:
-    """Trains tasks as `tollgate train` does."""
+    """Trains tasks as `tollgate train` does, but a winner of the trial takes over at once, without a shadow.
+
+    Labels take a week to mature, and the demonstration's live days after a training are fewer. The stack that
+    it leaves running shadows challengers as the settings say.
+    """
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._pool = pool
@@ -53,5 +57,7 @@ def trainings(at_once: int) -> Iterator[Trainings]:
 
 def _train(name: str) -> dict[str, Any]:
     chosen = settings.load()
+    gate = chosen.gate.model_copy(update={"shadow_labels": 0})
+    chosen = chosen.model_copy(update={"gate": gate})
     span = Span(None, chosen.retraining.window_days)
     return runs.train_newest(tasks.task(name), chosen, span, REASON, True, Silent()).as_json()

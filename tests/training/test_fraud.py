@@ -15,12 +15,15 @@ from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, 
 from tests.training.made import MIDNIGHT_US, PastEvents, past_events
 from training import baselines, booster, fraud, fraud_model, runs
 from training.booster import Model
-from training.dataset import Dataset, Span, newest_us
+from training.dataset import Dataset, Span
 from training.fraud_judging import Judged
 from training.fraud_policy import passed_share
+from training.freshness import present
 from training.gate import judge
 from training.handbook import Fold
 from training.tasks import Incumbent, Trial
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +201,7 @@ def test_a_label_counts_only_if_the_payment_passed_and_as_often_as_it_stands_for
     dear = transactions.filter(pc.greater(transactions["amount"], 100.0))
     lucky = np.arange(dear.num_rows) % 4 == 0
     history.append(DECISIONS, decisions(dear, lucky))
-    newest = newest_us(history, fraud.TASK.tables)
+    newest = present(history, fraud.TASK)
     assert newest is not None
     joined = fraud.from_history(here, Span().window(newest))
     folded = fraud.from_tables(here, transactions, labels, Span())

@@ -22,7 +22,8 @@ from ingestion.simulators.columns import take
 from ingestion.simulators.market import Market, MarketProcess
 from training import demand, elasticity, models, pricing
 from training import pricing_policy as policies
-from training.dataset import Dataset, Span, newest_us
+from training.dataset import Dataset, Span
+from training.freshness import present
 from training.gate import judge
 from training.tasks import Incumbent, Trial, task
 
@@ -123,7 +124,7 @@ def test_the_feature_store_joins_what_the_fold_alone_gives(settings: Settings, t
     history = History(here.history)
     history.append(QUOTES, events.decided)
     history.append(OUTCOMES, events.settled)
-    newest = newest_us(history, pricing.TASK.tables)
+    newest = present(history, pricing.TASK)
     assert newest is not None
     joined = pricing.from_history(here, Span().window(newest))
     folded = pricing.from_tables(events.decided, events.settled, Span())
@@ -140,7 +141,7 @@ def test_both_ways_of_joining_know_nothing_of_a_person(settings: Settings, tmp_p
     history.append(QUOTES, events.decided)
     history.append(OUTCOMES, events.settled)
     folded = pricing.from_tables(events.decided, events.settled, Span(), policy)
-    newest = newest_us(history, pricing.TASK.tables)
+    newest = present(history, pricing.TASK)
     assert newest is not None
     assert pricing.from_history(here, Span().window(newest)).version == folded.version
     for name in ("segment_code", "competitor_to_list", "price_to_competitor"):

@@ -160,7 +160,8 @@ def answer(asked: Asked, row: int, states: States, seller: Seller) -> dict[str, 
         Policy(seller.rules, "v1", COSTS),
         Random(request["quote_id"]),
     )
-    row_of = {name: each for name, each in found.items() if name in SCHEMAS[QUOTES].names}
+    kept = set(SCHEMAS[QUOTES].names) - {"features", "feature_names"}
+    row_of = {name: each for name, each in found.items() if name in kept}
     return row_of | {
         "event_time_us": time_us,
         "context": orjson.dumps(found["context"]).decode(),

@@ -1,11 +1,12 @@
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from infra.errors import UserError
 from infra.settings import Settings
 from ingestion.history import DAY_US
-from training import fraud
+from training import findings, fraud
 from training.retrainer import LONGEST_REST_S, Due, Retrainer, due
 from training.runs import Desk
 from training.tasks import Task
@@ -29,6 +30,12 @@ def test_due_by_labels_or_by_age_but_never_without_news(
     learned_until: int | None, arrived: int, why: str | None
 ) -> None:
     assert due(NOW, learned_until, arrived, 2_000, 7 * DAY_US) == why
+
+
+def test_findings_of_another_version_of_the_file_ask_for_nothing(tmp_path: Path) -> None:
+    assert findings.asked(tmp_path, "fraud") is None
+    findings.file_of(tmp_path, "fraud").write_text('{"task": "fraud", "reasons": ["drift"]}')
+    assert findings.asked(tmp_path, "fraud") is None
 
 
 class Barren(Retrainer):

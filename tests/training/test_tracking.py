@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -13,17 +14,19 @@ from infra.settings import Settings
 from infra.stack.local import Stack
 from ingestion.history import DAY_US, LABELS, TRANSACTIONS, History
 from tests.training.made import past_events
-from training import baselines, booster, models, runs
+from training import baselines, booster, findings, models, runs, tasks
 from training.card import Card, Trained
 from training.champions import Champions
 from training.dataset import Dataset
+from training.findings import Findings
+from training.freshness import Freshness
 from training.gate import Comparison
 from training.models import Scorer
-from training.promotion import follow, promote, rollback
-from training.retrainer import Retrainer
+from training.promotion import follow, in_shadow, leave_shadow, promote, rollback
+from training.retrainer import Due, Retrainer
 from training.runs import Desk, Reason
 from training.tasks import Task, Trial
-from training.tracking import Logged, Record, Registry, RegistryError, Tracking
+from training.tracking import IN_SHADOW, REFUSED, Logged, Record, Registry, RegistryError, Tracking
 
 DRAW = np.random.default_rng(7)
 MATRIX = DRAW.normal(size=(1_000, 2))
@@ -100,6 +103,32 @@ def test_a_registered_model_comes_back_bit_for_bit(desk: Desk, tmp_path: Path) -
         again = models.load(tmp_path / logged.run_id)
         assert again.card.run_id == logged.run_id
         assert np.array_equal(again.predict(MATRIX), model.predict(MATRIX))
+
+
+@pytest.mark.servers
+def test_what_lies_beside_a_model_goes_with_it_and_is_checked(desk: Desk) -> None:
+    model = boosted("beside")
+    watched = replace(record("beside"), beside={"reference.json": b"{}"})
+    logged = desk.tracking.log(watched, model, register=True)
+    promote(desk.registry, desk.champions, "beside", "1", "me", "try")
+    champion = desk.champions.current("beside")
+    assert champion is not None
+    assert (champion.folder / "reference.json").read_bytes() == b"{}"
+    assert np.array_equal(models.load(champion.folder).predict(MATRIX), model.predict(MATRIX))
+    (champion.folder / "reference.json").write_bytes(b"{ }")
+    with pytest.raises(UserError, match=r"reference\.json: expected SHA-256"):
+        models.load(champion.folder)
+    for page in (b"<html>", b"<html></html>"):
+        desk.tracking.attach(logged.run_id, "watching", {"fraud.html": page, "performance.png": b"PNG"})
+    assert artefact(desk, logged.run_id, "watching/fraud.html") == b"<html></html>"
+    with pytest.raises(RegistryError, match="artefacts of run nobody"):
+        desk.tracking.attach("nobody", "watching", {"fraud.html": b""})
+
+
+def artefact(desk: Desk, run_id: str, path: str) -> bytes:
+    """As a browser would get it."""
+    asked = {"run_id": run_id, "path": path}
+    return desk.registry._send("GET", "/get-artifact", params=asked).content
 
 
 @pytest.mark.servers
@@ -223,6 +252,71 @@ def test_the_retrainer_trains_once_for_what_arrived(desk: Desk, chosen: Settings
     assert (worse.version, worse.promoted) == (None, False)
     assert desk.champions.current("fake") == current
     assert better.look(task) is None
+
+
+@pytest.mark.servers
+def test_the_watcher_is_answered_by_one_challenger_and_crowds_train_no_more(
+    desk: Desk, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong stays wrong while a challenger waits for its evidence, and labels go on coming."""
+    monkeypatch.setitem(tasks.TRAFFICS, "fake", "training.fraud_shadow:TRAFFIC")
+    history, task = History(chosen.history), fake_task(rows(), challenger=0.6)
+    transactions, labels = past_events()
+    history.append(TRANSACTIONS, transactions)
+    history.append(LABELS, labels)
+    logged = desk.tracking.log(record("fake"), plain("fake"), True)
+    promote(desk.registry, desk.champions, "fake", str(logged.version), "me", "try")
+    retrainer = Retrainer(chosen, [task], desk)
+    first = retrainer.look(task)
+    assert first is not None
+    assert retrainer.train(task, first).in_shadow, "by what arrived, not for the watcher"
+
+    def later(days: int, n: int) -> Due | None:
+        _, news = past_events(seed=days, n=n)
+        last_us = int(pc.max(labels["event_time_us"]).as_py()) + days * DAY_US
+        moved = pa.array(last_us + np.arange(n))
+        history.append(LABELS, news.set_column(1, "event_time_us", moved))
+        at_us = last_us + n - 1
+        found = Findings("fake", str(logged.version), at_us, "labels", Freshness(at_us, 0, 0, 0, 0.0))
+        findings.write(chosen.findings, replace(found, due=("drift of all",)))
+        return retrainer.look(task)
+
+    asked = later(1, 300)
+    assert asked is not None
+    assert asked.why == "drift of all"
+    answer = retrainer.train(task, asked)
+    assert answer.in_shadow
+    assert later(2, 300) is None, "the same again, which the challenger was trained for"
+    again = later(3, 2_500)
+    assert again is not None
+    assert again.why == "2,800 new labels or outcomes"
+    other = retrainer.train(task, again)
+    assert later(4, 300) is None
+    known = len(desk.registry.versions("fake"))
+    monkeypatch.setattr("training.retrainer.MOST_IN_SHADOW", 3)
+    later(5, 2_500)
+    retrainer.turn()
+    assert len(desk.registry.versions("fake")) == known, "three wait, nobody else is trained"
+    for version in (answer, other):
+        waiting = desk.registry.version("fake", str(version.version))
+        assert waiting is not None
+        leave_shadow(desk.registry, waiting, REFUSED)
+    asked = later(6, 300)
+    assert asked is not None
+    assert asked.why == "drift of all"
+    retrainer.turn()
+    assert len(desk.registry.versions("fake")) == known + 1
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+def test_who_is_in_shadow_is_found_however_many_came_after(desk: Desk) -> None:
+    run = desk.tracking.log(record("old"), plain("old"), True, IN_SHADOW)
+    for _ in range(105):
+        values = {"name": "old", "source": f"runs:/{run.run_id}/tollgate", "run_id": run.run_id}
+        desk.registry._tell("POST", "model-versions/create", values)
+    assert len(desk.registry.versions("old")) == 100
+    assert [each.version for each in in_shadow(desk.registry, "old")] == ["1"]
 
 
 def test_only_one_training_at_a_time(chosen: Settings) -> None:

@@ -1,0 +1,114 @@
+"""Whether a challenger in shadow has proven itself: two models on the same live decisions. Pure.
+
+It is judged whenever there is half as much evidence again as at the look before, and each look leaves half
+of the allowed doubt to the later ones, so that looking often makes no false promotion likelier (alpha
+spending, Lan and DeMets 1983, in its simplest form).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from infra.settings import Gate
+from training.gate import Evidence, Limit
+from training.paired import Gain
+
+GROWTH = 1.5
+"""The next look wants so many times the evidence of this one."""
+
+State = Literal["waiting", "unproven", "passed", "refused"]
+
+
+@dataclass(frozen=True)
+class Matured:
+    """What two models said of live decisions that they had not learned from."""
+
+    gains: tuple[Gain, ...]
+    limits: tuple[Limit, ...]
+    figures: Mapping[str, Mapping[str, float]]
+    """Of `challenger` and `champion`, for people."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is to become of a challenger, and why, each reason a sentence."""
+
+    state: State
+    reasons: tuple[str, ...]
+
+
+def needed(gate: Gate, looks: int) -> tuple[int, int]:
+    """Matured labels and frauds (quotes and purchases) that the look after so many others wants."""
+    times = GROWTH**looks
+    return round(gate.shadow_labels * times), round(gate.shadow_frauds * times)
+
+
+def tail(gate: Gate, looks: int) -> float:
+    """Chance of a false gain that the look after so many others allows, one-sided.
+
+    All looks together allow half of what the interval leaves out.
+    """
+    return float((1.0 - gate.shadow_confidence) / 2.0 ** (looks + 2))
+
+
+def evidence(gate: Gate, looks: int, what: tuple[str, str], counts: tuple[int, int]) -> tuple[Evidence, ...]:
+    """How much there is to judge by, and how much the look after so many others wants."""
+    return tuple(Evidence(*each) for each in zip(what, counts, needed(gate, looks), strict=True))
+
+
+def lacking(found: Sequence[Evidence]) -> tuple[str, ...]:
+    """Which evidence is still to come, in sentences."""
+    return tuple(
+        f"{each.count} {each.what} so far, expected at least {each.at_least}"
+        for each in found
+        if each.count < each.at_least
+    )
+
+
+def judge_shadow(missing: Sequence[str], found: Matured | None, gate: Gate, age_days: float) -> Outlook:
+    """What to do now.
+
+    Args:
+        missing: the evidence that is still to come, as `lacking` says it.
+        found: what the evidence shows; None as long as some is missing.
+        gate: the policy.
+        age_days: of event time since it was trained.
+    """
+    if missing or found is None:
+        return _unless_old(Outlook("waiting", tuple(missing)), gate, age_days)
+    beyond = [_beyond(limit) for limit in found.limits if not limit.low <= limit.value <= limit.high]
+    worse = [_told(each) for each in found.gains if not each.high > gate.shadow_min_gain]
+    if beyond or worse:
+        return Outlook("refused", (*worse, *beyond))
+    unsure = [_unsure(each) for each in found.gains if not each.low > gate.shadow_min_gain]
+    if unsure:
+        return _unless_old(Outlook("unproven", tuple(unsure)), gate, age_days)
+    return Outlook("passed", tuple(_told(each) for each in found.gains))
+
+
+def _unless_old(outlook: Outlook, gate: Gate, age_days: float) -> Outlook:
+    if age_days < gate.shadow_days:
+        return outlook
+    return Outlook("refused", (f"not proven within {gate.shadow_days:g} days", *outlook.reasons))
+
+
+def _told(each: Gain) -> str:
+    return (
+        f"{each.figure.replace('_', ' ')} {_shown(each.challenger)} against {_shown(each.champion)} of the"
+        f" champion ({100 * each.gain:+.1f} %, between {100 * each.low:+.1f} and {100 * each.high:+.1f})"
+        " on the same live decisions"
+    )
+
+
+def _unsure(each: Gain) -> str:
+    return f"{_told(each)}: the gain may be chance"
+
+
+def _beyond(limit: Limit) -> str:
+    """A figure that is not a number is beyond every limit here: a challenger must prove itself."""
+    bound = f"at most {limit.high:.4g}" if not limit.value <= limit.high else f"at least {limit.low:.4g}"
+    return f"{limit.what} is {limit.value:.4g}, expected {bound}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
