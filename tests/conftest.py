@@ -1,11 +1,7 @@
 """One real stack for all tests that ask for it, and a log and a store that are empty for each of them."""
 
-import fcntl
 import os
-import random
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +9,7 @@ import pytest
 
 from infra.cli import NO_TELEMETRY
 from infra.settings import Settings, load
-from infra.stack.local import Stack
-from infra.stack.parts import PARTS
+from tests.stacks import running
 
 if TYPE_CHECKING:
     from tests.servers import Servers
@@ -27,36 +22,30 @@ os.environ.update(NO_TELEMETRY)  # as the command line does, before anything imp
 def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a stack of Kafka and Valkey on free ports in a folder of its own, gone afterwards."""
     home = tmp_path_factory.mktemp("stack") / "home"
-    stack = Stack(home)
-    try:
-        with _in_turn(tmp_path_factory.getbasetemp().parent), _usual_ports_taken():
-            stack.up(only=["kafka", "valkey"])
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("TOLLGATE_HOME", str(home))
-            settings = load()
+    with running(home, ["kafka", "valkey"]):
+        settings = _settings(home)
         _first_group(settings.addresses.kafka)
         yield settings
-    finally:
-        stack.down(purge=True)
 
 
-@contextmanager
-def _in_turn(folder: Path) -> Iterator[None]:
-    """Tests run in several processes: one after the other looks for free ports."""
-    with (folder / "ports.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+@pytest.fixture(scope="module")
+def mlflow_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Home of a real MLflow server that knows nothing before the module's first test."""
+    home = tmp_path_factory.mktemp("mlflow") / "home"
+    with running(home, ["mlflow"]):
+        yield home
 
 
-@contextmanager
-def _usual_ports_taken() -> Iterator[None]:
-    """Keep the servers away from where processes of other stacks, even dead ones, look for their own."""
-    spread = random.randrange(40, 160)
-    with ExitStack() as held:
-        for port in (part.port + i for part in PARTS.values() for i in range(spread)):
-            with suppress(OSError):
-                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-        yield
+@pytest.fixture(scope="module")
+def mlflow(mlflow_home: Path) -> str:
+    """Its address."""
+    return _settings(mlflow_home).addresses.mlflow
+
+
+def _settings(home: Path) -> Settings:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TOLLGATE_HOME", str(home))
+        return load()
 
 
 def _first_group(kafka: str) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from infra import settings
 from infra.progress import Silent
-from infra.stack.local import Stack
 from serving.bench.swaps import swapped
+from tests.stacks import running
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -16,12 +16,8 @@ def test_five_promotions_and_two_rollbacks_under_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOLLGATE_HOME", str(tmp_path / "home"))
-    stack = Stack(tmp_path / "home")
-    stack.up(only=["kafka", "valkey", "mlflow"])
-    try:
+    with running(tmp_path / "home", ["kafka", "valkey", "mlflow"]):
         found = swapped(settings.load(), 40.0, 200.0, Silent())
-    finally:
-        stack.down(purge=True)
     assert (found.requests, found.errors, found.wrong) == (8_000, 0, 0)
     assert (found.promotions, found.rollbacks, found.versions) == (5, 2, 6)
     assert found.told_apart > 0.95, "versions must differ, or naming the wrong one would not show"

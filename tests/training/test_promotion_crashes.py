@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.stack.local import Stack
 from tests.training import killed
-from tests.training.test_tracking import mlflow_of, plain, record
+from tests.training.test_tracking import plain, record
 from training import models
 from training.champions import Champions
 from training.promotion import complete, fetch, follow, promote, rollback
@@ -22,18 +21,6 @@ from training.tracking import DIRECT, SHADOW, Registry, Tracking, Version
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 KILLS = 10
-
-
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real MLflow server."""
-    home = tmp_path_factory.mktemp("mlflow") / "home"
-    stack = Stack(home)
-    try:
-        stack.up(only=["mlflow"])
-        yield mlflow_of(home)
-    finally:
-        stack.down(purge=True)
 
 
 @pytest.fixture

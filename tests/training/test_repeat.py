@@ -1,7 +1,6 @@
 """Past runs are made again byte for byte, whatever came to the history since."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from infra import cli
 from infra.errors import UserError
 from infra.progress import Silent
 from infra.settings import Settings, load
-from infra.stack.local import Stack
 from ingestion.file_source import placed
 from ingestion.history import LABELS, OUTCOMES, QUOTES, TRANSACTIONS, History
 from ingestion.simulated import past_prices
@@ -31,21 +29,9 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 ME = Reason("me", "try")
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Home of a stack of MLflow alone."""
-    folder = tmp_path_factory.mktemp("repeat") / "home"
-    stack = Stack(folder)
-    try:
-        stack.up(only=["mlflow"])
-        yield folder
-    finally:
-        stack.down(purge=True)
-
-
 @pytest.fixture
-def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("TOLLGATE_HOME", str(home))
+def here(mlflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("TOLLGATE_HOME", str(mlflow_home))
     monkeypatch.setenv("TOLLGATE_LABELS__MATURITY_DAYS", "7")
     return load()
 

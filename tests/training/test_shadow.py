@@ -14,12 +14,11 @@ import pytest
 
 from features.fraud import FRAUD
 from infra.settings import Settings
-from infra.stack.local import Stack
 from ingestion.history import DAY_US, TRANSACTIONS, History, completed
 from serving.champions_watch import ChampionsWatch
 from serving.routes_models import describe
 from tests.training.live import COLUMN, Live, live, padded, with_other_features, write
-from tests.training.test_tracking import mlflow_of, record
+from tests.training.test_tracking import record
 from training.booster import Model
 from training.champions import Champions, Promotion
 from training.promotion import in_shadow, leave_shadow, promote
@@ -29,18 +28,6 @@ from training.tasks import task
 from training.tracking import EVIDENCE, IN_SHADOW, REFUSED, SHADOW, Registry, Tracking
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real MLflow server."""
-    home = tmp_path_factory.mktemp("mlflow") / "home"
-    stack = Stack(home)
-    try:
-        stack.up(only=["mlflow"])
-        yield mlflow_of(home)
-    finally:
-        stack.down(purge=True)
 
 
 @pytest.fixture(scope="module")

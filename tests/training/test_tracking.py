@@ -11,7 +11,6 @@ import pytest
 
 from infra.errors import UserError
 from infra.settings import Settings
-from infra.stack.local import Stack
 from ingestion.history import DAY_US, LABELS, TRANSACTIONS, History
 from tests.training.made import past_events
 from training import baselines, booster, findings, models, runs, tasks
@@ -57,26 +56,6 @@ def record(task: str) -> Record:
         documents={"features.json": ["a", "b"]},
         figures={"cost.png": b"\x89PNG"},
     )
-
-
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real MLflow server."""
-    home = tmp_path_factory.mktemp("mlflow") / "home"
-    stack = Stack(home)
-    try:
-        stack.up(only=["mlflow"])
-        yield mlflow_of(home)
-    finally:
-        stack.down(purge=True)
-
-
-def mlflow_of(home: Path) -> str:
-    from infra.settings import load
-
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TOLLGATE_HOME", str(home))
-        return load().addresses.mlflow
 
 
 @pytest.fixture
