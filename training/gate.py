@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CHAMPION = "champion"
+"""Name of the rival that decides now."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -54,6 +57,18 @@ class Verdict:
 
     passed: bool
     reasons: tuple[str, ...]
+
+
+def decisive(comparisons: Sequence[Comparison], shadowed: bool) -> tuple[Comparison, ...]:
+    """Those that a trial is decided by: the champion is the one to beat, before the first every simpler way.
+
+    Who goes into shadow meets the champion there, with all that it has learned. In its trial it is without
+    its newest weeks, and a fraud that began in them would speak against the very model that knows it.
+    """
+    champions = tuple(each for each in comparisons if each.rival_name == CHAMPION)
+    if champions and not shadowed:
+        return champions
+    return tuple(each for each in comparisons if each.rival_name != CHAMPION)
 
 
 def judge(

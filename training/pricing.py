@@ -260,10 +260,10 @@ def _mean(values: Floats) -> float:
 
 
 def _compared(own: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
-    """The champion is the one to beat; before there is one, the baseline."""
-    rival = "champion" if "champion" in rivals else BASELINE
+    """With the champion and with the baseline."""
     return [
         Comparison(figure, own[figure], rivals[rival][figure], rival, higher_is_better=False)
+        for rival in rivals
         for figure in ("log_loss", "poisson_deviance")
     ]
 

@@ -20,7 +20,7 @@ from training.champions import Champions
 from training.data_tests import tested
 from training.dataset import Dataset, Span
 from training.freshness import present
-from training.gate import Verdict, judge
+from training.gate import Verdict, decisive, judge
 from training.promotion import complete, follow, promote
 from training.provenance import commit
 from training.tasks import Incumbent, Task, Trial
@@ -135,8 +135,9 @@ def train(
     champion = incumbent(desk, task.name)
     data = prepared(task, data, settings)
     trial = task.learn(data, champion, settings)
-    verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
-    way = way_of(task.name, data, champion, settings) if promoting else ASIDE
+    usual = way_of(task.name, data, champion, settings)
+    verdict = _verdict(trial, settings, shadowed=usual == IN_SHADOW)
+    way = usual if promoting else ASIDE
     record = record_of(task.name, data, trial, verdict, reason)
     logged = desk.tracking.log(record, trial.model, verdict.passed, way)
     registered = logged.version is not None
@@ -159,8 +160,12 @@ def rehearse(task: Task, data: Dataset, settings: Settings) -> Report:
     began = time.perf_counter()
     data = prepared(task, data, settings)
     trial = task.learn(data, None, settings)
-    verdict = judge(trial.comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
-    return _report(task.name, data, trial, verdict, began)
+    return _report(task.name, data, trial, _verdict(trial, settings), began)
+
+
+def _verdict(trial: Trial, settings: Settings, shadowed: bool = False) -> Verdict:
+    comparisons = decisive(trial.comparisons, shadowed)
+    return judge(comparisons, trial.evidence, settings.gate.min_gain, trial.limits)
 
 
 def prepared(task: Task, data: Dataset, settings: Settings) -> Dataset:

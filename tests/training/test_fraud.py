@@ -19,7 +19,7 @@ from training.dataset import Dataset, Span
 from training.fraud_judging import Judged
 from training.fraud_policy import passed_share
 from training.freshness import present
-from training.gate import judge
+from training.gate import decisive, judge
 from training.handbook import Fold
 from training.tasks import Incumbent, Trial
 
@@ -126,9 +126,12 @@ def test_the_models_card_keeps_the_share_of_fraud_that_passes(data: Dataset, fir
 @pytest.mark.slow
 def test_the_same_data_again_do_not_beat_the_champion(chosen: Settings, data: Dataset, first: Trial) -> None:
     trial = fraud.learn(data, Incumbent("1", first.model), chosen)
-    verdict = judge(trial.comparisons, trial.evidence, chosen.gate.min_gain)
-    assert {each.rival_name for each in trial.comparisons} == {"champion"}
-    assert not verdict.passed
+    at_once = decisive(trial.comparisons, shadowed=False)
+    assert {each.rival_name for each in at_once} == {"champion"}
+    assert not judge(at_once, trial.evidence, chosen.gate.min_gain).passed
+    into_shadow = decisive(trial.comparisons, shadowed=True)
+    assert {each.rival_name for each in into_shadow} == {"logistic", "rules"}
+    assert judge(into_shadow, trial.evidence, chosen.gate.min_gain).passed, "it meets the champion there"
     assert trial.notes == ("champion 1 has learned from part of the test window, which favours it",)
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from training.gate import Comparison, Evidence, Limit, judge
+from training.gate import Comparison, Evidence, Limit, decisive, judge
 
 
 def compared(challenger: float, rival: float, higher: bool = True) -> Comparison:
@@ -57,3 +57,11 @@ def test_a_figure_beyond_its_limit_refuses_whatever_the_gain() -> None:
 
 def test_a_limit_on_what_is_not_known_says_nothing() -> None:
     assert judge([compared(0.9, 0.5)], [], 0.0, [Limit("recall", math.nan, low=0.25)]).passed
+
+
+def test_who_goes_into_shadow_meets_the_champion_there() -> None:
+    simple = Comparison("average_precision", 0.6, 0.5, "rules")
+    both = (compared(0.6, 0.7), simple)
+    assert decisive(both, shadowed=False) == both[:1]
+    assert decisive(both, shadowed=True) == both[1:]
+    assert decisive((simple,), shadowed=False) == (simple,), "before there is a champion"

@@ -24,7 +24,7 @@ from training import demand, elasticity, models, pricing
 from training import pricing_policy as policies
 from training.dataset import Dataset, Span
 from training.freshness import present
-from training.gate import judge
+from training.gate import decisive, judge
 from training.tasks import Incumbent, Trial, task
 
 pytestmark = pytest.mark.slow
@@ -249,7 +249,9 @@ def few(data: Dataset) -> Dataset:
 
 def test_the_champion_is_the_one_to_beat(trial: Trial, data: Dataset, settings: Settings) -> None:
     judged = pricing.learn(few(data), Incumbent("1", trial.model), settings)
-    assert {each.rival_name for each in judged.comparisons} == {"champion"}
+    at_once, into_shadow = (decisive(judged.comparisons, shadowed) for shadowed in (False, True))
+    assert {each.rival_name for each in at_once} == {"champion"}
+    assert {each.rival_name for each in into_shadow} == {"constant_elasticity"}
     assert judged.notes == (
         "champion 1 has learned from part of the test window, which favours it",
         "prices were not judged by the log: expected propensities of past quotes, none of"
