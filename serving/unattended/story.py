@@ -26,18 +26,22 @@ class Story:
 
     seed: int
     days: int = 60
-    past_days: int = 45
+    past_days: int = 35
     ring_day: int = 30
     """A fraud pattern that nobody has seen begins on it."""
     shift_day: int = 40
     """Buyers are willing to pay a third less from it on."""
-    customers: int = 300
+    customers: int = 250
     """They make two payments a day each."""
-    quotes_per_day: float = 200.0
+    quotes_per_day: float = 160.0
 
     @property
     def payments(self) -> Payments:
-        """The payments' process; the shares of fraud are those that the watcher is tested with."""
+        """The payments' process: some 500 a day.
+
+        The known frauds are as frequent as the watcher is tested with; of the new one there is as much that
+        200 labels come within the days.
+        """
         return Payments(
             seed=self.seed,
             population=Population(customers=self.customers),
@@ -46,7 +50,7 @@ class Story:
                 terminal_share=0.005,
                 card_share=0.006,
                 ring_first_day=self.past_days + self.ring_day,
-                ring_share=0.02,
+                ring_share=0.03,
                 ring_cashout_multiple=(2.0, 4.5),
             ),
             labels=Labels(chargeback_days=(1.0, 7.0)),

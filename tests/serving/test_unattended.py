@@ -14,6 +14,7 @@ from serving.unattended.account import Account, account
 from serving.unattended.command import FOLDER, played
 from serving.unattended.run import Day
 from serving.unattended.story import Story
+from tests.conftest import _usual_ports_taken
 from training import card as cards
 from training.champions import Champions
 from training.tracking import Registry
@@ -45,7 +46,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TOLLGATE_HOME", str(home))
         try:
-            stack.up(only=["mlflow"])
+            with _usual_ports_taken():
+                stack.up(only=["mlflow"])
             days, picture = played(STORY, Silent())
             yield Lived(settings.load(), days, picture)
         finally:
