@@ -106,7 +106,10 @@ class DemandCurve:
     """Level of each block of time against the newest, for who wants to see how demand moved."""
 
     def log_odds(self, matrix: Floats) -> Floats:
-        """Of a purchase, by the best coefficients, of each row of `PRICING`'s matrix; shape (n,)."""
+        """Of a purchase, by the best coefficients, of each row of `PRICING`'s matrix; shape (n,).
+
+        A price that is not known counts as the list price.
+        """
         found: Floats = self._log_odds(matrix, self.best[None])[0]
         return found
 
@@ -118,7 +121,8 @@ class DemandCurve:
         members, pooled = self.terms.members(matrix), self.terms.pooled
         level, slope, bend = (members @ each[:, i * pooled : (i + 1) * pooled].T for i in range(_TERMS))
         willing = np.exp(self.terms.context(matrix) @ each[:, _TERMS * pooled :].T)
-        relative = matrix[:, _AT["price_to_list"], None] / willing
+        price = matrix[:, _AT["price_to_list"], None]
+        relative = np.where(np.isnan(price), 1.0, price) / willing
         found: Floats = (level + price_term(relative, slope, bend)).T
         return found
 

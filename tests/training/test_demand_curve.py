@@ -7,6 +7,7 @@ import pytest
 
 from features.pricing import PRICING
 from features.state import Floats
+from tests.payments import same_bits
 from training import demand_curve
 from training.demand_curve import DemandCurve, fit, from_json, price_term
 
@@ -54,6 +55,14 @@ def curve() -> DemandCurve:
 def test_it_finds_the_demand_of_each_product_and_segment(curve: DemandCurve) -> None:
     asked = quotes(4_000, 4)
     assert np.abs(told(curve, asked) - chance(asked)).mean() < 0.025
+
+
+def test_a_price_that_is_not_known_counts_as_the_list_price(curve: DemandCurve) -> None:
+    nothing = np.full((1, len(PRICING.names)), np.nan)
+    at_list = nothing.copy()
+    at_list[:, AT["price_to_list"]] = 1.0
+    assert np.isfinite(curve.believed(nothing)).all()
+    assert same_bits(curve.believed(nothing), curve.believed(at_list))
 
 
 def test_each_product_has_a_shape_of_its_own() -> None:
