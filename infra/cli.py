@@ -45,6 +45,9 @@ VERBS = {
     "rollback": Verb("training.commands:rollback", "Bring the previous champion back."),
     "watch": Verb("training.watch_command:watch", "Look at a champion: drift, performance, skew, alerts."),
     "rehearse": Verb("training.rehearsal_command:rehearse", "Price simulated markets from nothing."),
+    "unattended": Verb(
+        "serving.unattended.command:unattended", "Let it learn by itself for 60 simulated days."
+    ),
     "search": Verb("training.commands:search", "Search the fraud model's parameters on past weeks."),
     "compare-updates": Verb(
         "training.updates_command:compare_updates", "Retrain from scratch, continue or refit, week by week."

@@ -113,6 +113,43 @@ def weekly_costs(lines: Mapping[str, Sequence[float]]) -> bytes:
     return _png(figure)
 
 
+def over_days(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], marks: Mapping[str, Sequence[float]], title: str
+) -> bytes:
+    """Figures of simulated days, one panel below the other, with marks across all of them.
+
+    Args:
+        panels: by what lies upwards, lines by name: one value a day from day 0, NaN leaves a gap.
+        marks: days of each kind of mark, by its name; each kind has a colour of its own.
+        title: above all panels.
+    """
+    figure, all_axes = _stacked(title, len(panels))
+    for axes, (up, lines) in zip(all_axes, panels.items(), strict=True):
+        for number, (name, values) in enumerate(lines.items()):
+            axes.plot(range(len(values)), values, color=f"C{number}", label=name)
+        axes.set_ylabel(up, fontsize=8)
+        axes.legend(fontsize=7, loc="lower left")
+    for number, (name, days) in enumerate(marks.items()):
+        _marked(all_axes, days, f"C{number + 2}", name)
+    all_axes[-1].set_xlabel("simulated day")
+    figure.legend(*_mark_names(marks), fontsize=7, loc="outside lower center", ncols=len(marks))
+    return _png(figure)
+
+
+def _marked(all_axes: Any, days: Sequence[float], colour: str, name: str) -> None:
+    style = "-" if name.startswith("begin") else ":"
+    for axes in all_axes:
+        for day in days:
+            axes.axvline(day, color=colour, linestyle=style, linewidth=1.0)
+
+
+def _mark_names(marks: Mapping[str, Sequence[float]]) -> tuple[list[Any], list[str]]:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=f"C{number + 2}", linestyle=":") for number in range(len(marks))]
+    return lines, list(marks)
+
+
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
     """A figure of one panel."""
     figure, (axes,) = _figures(1, across)
