@@ -13,8 +13,6 @@ from training import plots
 
 BEFORE_DAYS = 7
 """Days until a change that figures before it are told of, and the last days that those after it are."""
-WITHIN_DAYS = 8
-"""So soon after the labels a new fraud is to be caught."""
 ENOUGH = 0.7
 """Share of it that is to be stopped by then."""
 POOLED = 3
@@ -26,7 +24,7 @@ PERFORMANCE = {"fraud": ("drift", "missed_fraud"), "pricing": ("drift", "fewer_s
 
 @dataclass(frozen=True)
 class Account:
-    """Figures of one run. Days are counted from the first that was decided; a look is at a day's end."""
+    """Figures of one run. Days are counted from the first that was decided, with their fraction."""
 
     seed: int
     first_labels_day: float
@@ -36,17 +34,17 @@ class Account:
     outcomes_day: float
     """The same of outcomes after the shift."""
     fraud_alarm_day: float
-    """End of the day of the first alert after the new fraud began; infinite if there was none."""
+    """The first alert after the new fraud began; infinite if there was none."""
     pricing_alarm_day: float
     """The same after the shift."""
     fraud_promoted_day: float
-    """End of the day of the first promotion that was trained after the first labels."""
+    """The first promotion after the first of its labels."""
     caught_day: float
     """First day from which on, pooled over three days, more than `ENOUGH` is stopped; infinite if none."""
     recall_before: float
     """Of the new fraud until that promotion."""
     recall_after: float
-    """From `WITHIN_DAYS` after the labels on."""
+    """From when the 200th of its labels came."""
     recall_frozen: float
     """The same days without retraining."""
     recall_frozen_ever: float
@@ -71,8 +69,8 @@ def account(story: Story, days: Sequence[Day]) -> Account:
     later = days[story.shift_day :]
     outcomes = np.array([at for day in later for at in day.learning.sold.outcomes_us], np.int64)
     first, enough = story.nth(labels, 1), story.nth(labels, SHOWING)
-    promoted = _first(end for end in _promoted(days, "fraud") if end > first)
-    judged = _from(days, min(enough, story.days) + WITHIN_DAYS)
+    promoted = _first(at for at in _promoted(days, "fraud") if at > first)
+    judged = _from(days, enough)
     week = days[story.shift_day - BEFORE_DAYS : story.shift_day], days[-BEFORE_DAYS:]
     begun = {"fraud": story.ring_day, "pricing": story.shift_day}
     alarms = {name: _alarms(days, name) for name in TASKS}
@@ -81,8 +79,8 @@ def account(story: Story, days: Sequence[Day]) -> Account:
         first_labels_day=first,
         labels_day=enough,
         outcomes_day=story.nth(outcomes),
-        fraud_alarm_day=_first(end for end in alarms["fraud"] if end > begun["fraud"]),
-        pricing_alarm_day=_first(end for end in alarms["pricing"] if end > begun["pricing"]),
+        fraud_alarm_day=_first(at for at in alarms["fraud"] if at > begun["fraud"]),
+        pricing_alarm_day=_first(at for at in alarms["pricing"] if at > begun["pricing"]),
         fraud_promoted_day=promoted,
         caught_day=_caught(days, story.ring_day),
         recall_before=recall(each.learning.paid for each in days if each.number < promoted),
@@ -92,7 +90,7 @@ def account(story: Story, days: Sequence[Day]) -> Account:
         margin_before=_share([each.learning for each in week[0]]),
         margin_after=_share([each.learning for each in week[1]]),
         margin_frozen=_share([each.frozen for each in week[1]]),
-        false_alarms=sum(end <= begun[name] for name in TASKS for end in alarms[name]),
+        false_alarms=sum(at <= begun[name] for name in TASKS for at in alarms[name]),
         trainings=sum(len(each.trainings) for each in days),
         promotions=sum(len(each.promotions) for each in days),
         refusals=sum(each.state.startswith("refused") for day in days for each in day.shadow),
@@ -127,9 +125,9 @@ def plot(story: Story, days: Sequence[Day]) -> bytes:
 def _marks(story: Story, days: Sequence[Day]) -> dict[str, list[float]]:
     return {
         "begin of new fraud, of shift": [story.ring_day, story.shift_day],
-        "alarm": [end for name in TASKS for end in _alarms(days, name)],
-        "training": [each.number + 1.0 for each in days if each.trainings],
-        "promotion": [each.number + 1.0 for each in days if each.promotions],
+        "alarm": [at for name in TASKS for at in _alarms(days, name)],
+        "training": [each.at for day in days for each in day.trainings],
+        "promotion": [each.at for day in days for each in day.promotions],
     }
 
 
@@ -156,8 +154,8 @@ def _to_forecast(played: Played) -> float:
 
 
 def _alarms(days: Sequence[Day], task: str) -> list[float]:
-    """Ends of the days on which an alert of a change of the world began."""
-    return [each.number + 1.0 for each in days if any(_tells(alarm, task) for alarm in each.alarms)]
+    """When alerts of a change of the world began."""
+    return [each.at for day in days for each in day.alarms if _tells(each, task)]
 
 
 def _tells(alarm: Alarm, task: str) -> bool:
@@ -165,7 +163,7 @@ def _tells(alarm: Alarm, task: str) -> bool:
 
 
 def _promoted(days: Sequence[Day], task: str) -> list[float]:
-    return [day.number + 1.0 for day in days if any(each.task == task for each in day.promotions)]
+    return [each.at for day in days for each in day.promotions if each.promotion.task == task]
 
 
 def _from(days: Sequence[Day], first: float) -> list[Day]:

@@ -91,12 +91,13 @@ def _lines(days: list[Day]) -> Iterator[str]:
     """What happened, day by day."""
     for day in days:
         for alarm in day.alarms:
-            yield f"day {day.number}: alarm, {alarm.task}: {alarm.summary}"
+            yield f"day {alarm.at:g}: alarm, {alarm.task}: {alarm.summary}"
         for each in day.trainings:
             outcome = f"version {each.version} goes into shadow" if each.passed else "; ".join(each.reasons)
-            yield f"day {day.number}: trained {each.task}, {each.why}: {outcome}"
+            yield f"day {each.at:g}: trained {each.task}, {each.why}: {outcome}"
         for shadowed in day.shadow:
             if shadowed.state.startswith("refused"):
-                yield f"day {day.number}: {shadowed.task} {shadowed.version} is {shadowed.state}"
+                yield f"day {shadowed.at:g}: {shadowed.task} {shadowed.version} is {shadowed.state}"
         for done in day.promotions:
-            yield f"day {day.number}: {done.task} {done.version} takes over from {done.previous}: {done.why}"
+            new = done.promotion
+            yield f"day {done.at:g}: {new.task} {new.version} takes over from {new.previous}: {new.why}"

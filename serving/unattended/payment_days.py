@@ -1,4 +1,4 @@
-"""Payments of a day, decided one after the other as the stream does, without the broker.
+"""Payments of a part of a day, decided one after the other as the stream does, without the broker.
 
 States, features, decider and the history's writer are those of the stream. What is declined gets no label.
 """
@@ -30,7 +30,7 @@ type_of_keep = Callable[[Sequence[Record]], None]
 
 @dataclass(frozen=True)
 class PaidDay:
-    """What became of a day's payments."""
+    """What became of the payments of a day, or of a part of one."""
 
     decided: dict[str, int]
     """Payments by decision."""
@@ -40,6 +40,16 @@ class PaidDay:
     """Of these, reviewed or declined."""
     labels_of_pattern: tuple[int, ...]
     """When labels of the new fraud arrived, microseconds since 1970 UTC."""
+
+    @classmethod
+    def whole(cls, parts: Sequence["PaidDay"]) -> "PaidDay":
+        """All parts of a day together."""
+        return cls(
+            decided={word: sum(each.decided[word] for each in parts) for word in parts[0].decided},
+            new_pattern=sum(each.new_pattern for each in parts),
+            stopped=sum(each.stopped for each in parts),
+            labels_of_pattern=tuple(time_us for each in parts for time_us in each.labels_of_pattern),
+        )
 
 
 @dataclass
@@ -61,16 +71,16 @@ class PaymentDays:
         ids = [self.story.paid.decided[entity.key].to_pylist() for entity in FRAUD.entities]
         self._lanes: tuple[Lane, ...] = warmed("fraud", self.story.past_of("fraud"), ids)
 
-    def play(self, day: int) -> PaidDay:
-        """Decide the payments of a day and take the labels that arrive on it."""
-        events = self.story.paid.between(self.story.us(day), self.story.us(day + 1))
+    def play(self, turn: int) -> PaidDay:
+        """Decide the payments until the end of a turn and take the labels that arrive in it."""
+        events = self.story.paid.between(self.story.turn_us(turn), self.story.turn_us(turn + 1))
         declined = pa.array(sorted(self._declined), pa.string())
         told = events.settled.filter(pc.invert(pc.is_in(events.settled["transaction_id"], declined)))
-        rows = _rows(events.decided, told, day)
+        rows = _rows(events.decided, told, turn)
         payments, matrix = self._seen(rows)
         decisions = self.decider.decide(payments, matrix)
         self._declined |= {each["transaction_id"] for each in decisions if each["decision"] == "decline"}
-        self._write(rows, decisions, day)
+        self._write(rows, decisions, turn)
         return self._told(decisions, told)
 
     def _seen(self, rows: pa.Table) -> tuple[list[dict[str, Any]], Floats]:
@@ -83,10 +93,10 @@ class PaymentDays:
         matrix = FRAUD.matrix(before, domain("fraud").request(log.decided), at_s)
         return paid.select(PAYMENT_FIELDS).to_pylist(), matrix
 
-    def _write(self, rows: pa.Table, decisions: Sequence[dict[str, Any]], day: int) -> None:
-        now_ms = self.story.us(day + 1) // 1_000
+    def _write(self, rows: pa.Table, decisions: Sequence[dict[str, Any]], turn: int) -> None:
+        now_ms = self.story.turn_us(turn + 1) // 1_000
         batch = rows.select(SCORED_EVENT.names).combine_chunks().to_batches()[0]
-        self.keep([Arrived(TERMINAL_STREAM, day, now_ms, encode(batch))])
+        self.keep([Arrived(TERMINAL_STREAM, turn, now_ms, encode(batch))])
         first = self._decisions
         self._decisions += len(decisions)
         self.keep([Arrived(DECISIONS, first + i, now_ms, encoded(each)) for i, each in enumerate(decisions)])
@@ -104,13 +114,13 @@ class PaymentDays:
         )
 
 
-def _rows(paid: pa.Table, labels: pa.Table, day: int) -> pa.Table:
+def _rows(paid: pa.Table, labels: pa.Table, turn: int) -> pa.Table:
     """Both in order of time, with their places in one partition of either stream."""
     rows = pa.concat_tables([_as_event(paid, 0), _as_event(labels, 1)])
     number = merged_order(paid["event_time_us"].to_numpy(), labels["event_time_us"].to_numpy())
     rows = rows.take(pa.array(np.argsort(number, kind="stable")))
     partition = pa.array(np.zeros(len(number), np.int32))
-    place = pa.array(position(day, 0) + np.arange(len(number)))
+    place = pa.array(position(turn, 0) + np.arange(len(number)))
     for name, column in (("customer_partition", partition), ("customer_position", place)):
         rows = rows.set_column(rows.column_names.index(name), name, column)
     return rows.append_column("terminal_partition", partition).append_column("terminal_position", place)

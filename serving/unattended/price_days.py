@@ -1,4 +1,4 @@
-"""Quotes of a day, priced one after the other as the API does, and sold in the simulated market."""
+"""Quotes of a part of a day, priced one after the other as the API does, and sold in the simulated market."""
 
 import heapq
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ type_of_row = dict[str, Any]
 
 @dataclass(frozen=True)
 class SoldDay:
-    """What a day's quotes came to, in the main unit of the currency."""
+    """What the quotes of a day, or of a part of one, came to, in the main unit of the currency."""
 
     quotes: int
     earned: float
@@ -43,7 +43,19 @@ class SoldDay:
     forecast: float
     """That the system expected when it quoted."""
     outcomes_us: tuple[int, ...]
-    """When outcomes of the day's quotes arrive."""
+    """When outcomes of these quotes arrive."""
+
+    @classmethod
+    def whole(cls, parts: Sequence["SoldDay"]) -> "SoldDay":
+        """All parts of a day together."""
+        return cls(
+            quotes=sum(each.quotes for each in parts),
+            earned=sum(each.earned for each in parts),
+            best=sum(each.best for each in parts),
+            margin=sum(each.margin for each in parts),
+            forecast=sum(each.forecast for each in parts),
+            outcomes_us=tuple(time_us for each in parts for time_us in each.outcomes_us),
+        )
 
 
 @dataclass
@@ -77,31 +89,36 @@ class PriceDays:
         self._policy = Policy(rules, policy_version(rules), self.settings.fraud)
         self._draws = Random(self.story.seed)
 
-    def play(self, day: int) -> SoldDay:
-        """Price the requests of a day and take the outcomes that arrive on it."""
-        quotes = self.story.market.quotes(1, self.story.past_days + day)
+    def play(self, turn: int) -> SoldDay:
+        """Price the requests until the end of a turn and take the outcomes that arrive in it."""
+        quotes = self._asked(turn)
         asked = [QuoteRequest.model_validate_json(each) for each in encoded(quote_requests(quotes))]
         arrives = self.story.market.outcome_time_us(quotes)
         rows: list[type_of_row] = []
         prices, forecast = np.empty(len(asked)), np.empty(len(asked))
         for i, request in enumerate(asked):
             now_us = microseconds(request.event_time)
-            self._settle(now_us, day, rows)
-            answer = self._quoted(request, day, rows)
+            self._settle(now_us, turn, rows)
+            answer = self._quoted(request, turn, rows)
             prices[i], forecast[i] = answer["price"], answer["expected"]["margin"] or 0.0
             self._sell(take(quotes, slice(i, i + 1)), prices[i : i + 1], int(arrives[i]))
-        self._settle(self.story.us(day + 1) - 1, day, rows)
-        self._write(rows, day)
+        self._settle(self.story.turn_us(turn + 1) - 1, turn, rows)
+        self._write(rows, turn)
         return self._told(quotes, prices, forecast, arrives)
 
-    def _quoted(self, request: QuoteRequest, day: int, rows: list[type_of_row]) -> dict[str, Any]:
+    def _asked(self, turn: int) -> Quotes:
+        quotes = self.story.market.quotes(1, self.story.past_days + turn // self.story.turns)
+        ends_us = [self.story.turn_us(each) for each in (turn, turn + 1)]
+        return take(quotes, slice(*np.searchsorted(quotes.event_time_us, ends_us)))
+
+    def _quoted(self, request: QuoteRequest, turn: int, rows: list[type_of_row]) -> dict[str, Any]:
         product, row = self._products[request.product_id], self._row[request.product_id]
         known = Known(product, self._lane.states.columns[row : row + 1].copy())
         answer = quote(request, known, self.models.current(PRICING.domain), self._policy, self._draws)
         now_us = microseconds(request.event_time)
         said = Quote.model_validate_json(orjson.dumps(answer))
-        rows.append(quote_row(said, Arrived(PRODUCT_STREAM, day, now_us // 1_000, b"")))
-        self._fold(rows[-1], day, len(rows) - 1)
+        rows.append(quote_row(said, Arrived(PRODUCT_STREAM, turn, now_us // 1_000, b"")))
+        self._fold(rows[-1], turn, len(rows) - 1)
         return answer
 
     def _sell(self, asked: Quotes, price: Floats, arrives_us: int) -> None:
@@ -109,25 +126,25 @@ class PriceDays:
         known = KnownQuote(str(asked.product_id[0]), float(price[0]), int(asked.event_time_us[0]))
         heapq.heappush(self._waiting, (arrives_us, str(asked.quote_id[0]), units, known))
 
-    def _settle(self, now_us: int, day: int, rows: list[type_of_row]) -> None:
+    def _settle(self, now_us: int, turn: int, rows: list[type_of_row]) -> None:
         """Fold the outcomes that have arrived."""
         while self._waiting and self._waiting[0][0] <= now_us:
             time_us, name, units, known = heapq.heappop(self._waiting)
             (event,) = encoded(outcomes([name], np.array([time_us]), np.array([int(units)])))
             rows.append(outcome_row(Outcome.model_validate_json(event), time_us // 1_000, known))
-            self._fold(rows[-1], day, len(rows) - 1)
+            self._fold(rows[-1], turn, len(rows) - 1)
 
-    def _fold(self, row: type_of_row, day: int, number: int) -> None:
+    def _fold(self, row: type_of_row, turn: int, number: int) -> None:
         kind, time_us = np.array([row["kind"]]), np.array([row["event_time_us"]])
         price, units = (np.array([float(row.get(name) or 0.0)]) for name in ("price", "units"))
-        place = np.array([position(day, number)])
+        place = np.array([position(turn, number)])
         entity = np.array([self._row[row["product_id"]]])
         events = Events(kind, time_us, entity, place, event_values(kind, price, units, time_us))
         fold(PRODUCT, self._lane.states, events)
 
-    def _write(self, rows: Sequence[type_of_row], day: int) -> None:
-        now_ms = self.story.us(day + 1) // 1_000
-        self.keep([Arrived(PRODUCT_STREAM, day, now_ms, encode(batch_of(rows, PRODUCT_EVENT)))])
+    def _write(self, rows: Sequence[type_of_row], turn: int) -> None:
+        now_ms = self.story.turn_us(turn + 1) // 1_000
+        self.keep([Arrived(PRODUCT_STREAM, turn, now_ms, encode(batch_of(rows, PRODUCT_EVENT)))])
 
     def _told(self, quotes: Quotes, prices: Floats, forecast: Floats, arrives: Ints) -> SoldDay:
         market = self.story.market

@@ -1,7 +1,7 @@
-"""Sixty days by themselves: a day's events, then watcher, retrainer and shadow take their turn.
+"""Sixty days by themselves: some hours' events, then watcher, retrainer and shadow take their turn.
 
 Nobody promotes. Beside the system that learns another one plays the same events with its first champions,
-frozen. Time is the events': one turn of each at the end of every day.
+frozen. Time is the events': four turns of each a day.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,18 +36,26 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True)
 class Played:
-    """A day of one system."""
+    """A day, or a part of one, of one system."""
 
     paid: PaidDay
     sold: SoldDay
     versions: tuple[str, ...]
-    """That decided, in the order of `TASKS`."""
+    """That decided, in the order of `TASKS`; of a day, in its last part."""
+
+    @classmethod
+    def whole(cls, parts: Sequence["Played"]) -> "Played":
+        """All parts of a day together."""
+        paid, sold = ([getattr(each, name) for each in parts] for name in ("paid", "sold"))
+        return cls(PaidDay.whole(paid), SoldDay.whole(sold), parts[-1].versions)
 
 
 @dataclass(frozen=True)
 class Training:
     """A training that the retrainer began by itself."""
 
+    at: float
+    """Day of the turn in which it was, as of all that follow."""
     task: str
     why: str
     passed: bool
@@ -59,8 +67,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Shadowed:
-    """Where a challenger stands at the end of a day; told when it changed."""
+    """Where a challenger stands after a turn; told when it changed."""
 
+    at: float
     task: str
     version: str
     state: str
@@ -70,16 +79,25 @@ class Shadowed:
 
 @dataclass(frozen=True)
 class Alarm:
-    """An alert that was not there on the evening before."""
+    """An alert that was not there the turn before."""
 
+    at: float
     task: str
     name: str
     summary: str
 
 
 @dataclass(frozen=True)
+class Promoted:
+    """A line of the promotion history, and when it was written in event time."""
+
+    at: float
+    promotion: Promotion
+
+
+@dataclass(frozen=True)
 class Day:
-    """One simulated day of both systems."""
+    """One simulated day of both systems, or a part of one."""
 
     number: int
     learning: Played
@@ -87,7 +105,20 @@ class Day:
     alarms: tuple[Alarm, ...]
     trainings: tuple[Training, ...]
     shadow: tuple[Shadowed, ...]
-    promotions: tuple[Promotion, ...]
+    promotions: tuple[Promoted, ...]
+
+    @classmethod
+    def whole(cls, parts: Sequence["Day"]) -> "Day":
+        """All parts of a day together."""
+        return cls(
+            parts[0].number,
+            Played.whole([each.learning for each in parts]),
+            Played.whole([each.frozen for each in parts]),
+            alarms=tuple(told for each in parts for told in each.alarms),
+            trainings=tuple(told for each in parts for told in each.trainings),
+            shadow=tuple(told for each in parts for told in each.shadow),
+            promotions=tuple(told for each in parts for told in each.promotions),
+        )
 
 
 class _Noted(Retrainer):
@@ -97,11 +128,24 @@ class _Noted(Retrainer):
         super().__init__(*arguments)
         self.trained: list[Training] = []
 
+    @property
+    def day(self) -> float:
+        """Of event time."""
+        return self._clock() / DAY_S
+
     def train(self, task: Task, found: Due) -> Report:
         report = super().train(task, found)
         verdict = report.verdict
         self.trained.append(
-            Training(task.name, found.why, verdict.passed, report.version, verdict.reasons, report.seconds)
+            Training(
+                self.day,
+                task.name,
+                found.why,
+                verdict.passed,
+                report.version,
+                verdict.reasons,
+                report.seconds,
+            )
         )
         return report
 
@@ -116,9 +160,9 @@ class _System:
         self._payments = PaymentDays(story, FraudDecider(self.models, lambda: book), self._keep)
         self._prices = PriceDays(story, chosen, self.models, self._keep)
 
-    def play(self, day: int) -> Played:
-        """Decide a day's events and write them to the history."""
-        found = Played(self._payments.play(day), self._prices.play(day), self._versions())
+    def play(self, turn: int) -> Played:
+        """Decide the events until the end of a turn and write them to the history."""
+        found = Played(self._payments.play(turn), self._prices.play(turn), self._versions())
         if self._historian is not None:
             self._historian.flush()
         return found
@@ -166,22 +210,24 @@ class Unattended:
         frozen.models.refresh()
         self._new_promotions()
         self._retrainer.trained.clear()
+        turns = self._story.turns
         for number in range(self._story.days):
-            learning.models.refresh()
-            yield self._day(number, learning.play(number), frozen.play(number))
+            parts = range(number * turns, (number + 1) * turns)
+            yield Day.whole([self._turn(each, learning, frozen) for each in parts])
         self.desk.registry.close()
 
-    def _day(self, number: int, learning: Played, frozen: Played) -> Day:
-        self._now_s = (number + 1) * DAY_S
+    def _turn(self, turn: int, learning: _System, frozen: _System) -> Day:
+        learning.models.refresh()
+        played = learning.play(turn), frozen.play(turn)
+        self._now_s = (turn + 1) * DAY_S / self._story.turns
         self._watcher.turn()
         self._retrainer.turn()
         self._shadow.turn()
         trained = tuple(self._retrainer.trained)
         self._retrainer.trained.clear()
         return Day(
-            number,
-            learning,
-            frozen,
+            turn // self._story.turns,
+            *played,
             tuple(self._new_alarms()),
             trained,
             tuple(self._moved()),
@@ -196,25 +242,34 @@ class Unattended:
         active = {(each.task, each.name): each for each in self._alerts.active}
         new = sorted(set(active) - self._alarmed)
         self._alarmed = set(active)
-        return [Alarm(*key, active[key].summary) for key in new]
+        return [Alarm(self._day, *key, active[key].summary) for key in new]
+
+    @property
+    def _day(self) -> float:
+        """Of event time, since day 0."""
+        return self._now_s / DAY_S
 
     def _moved(self) -> Iterator[Shadowed]:
-        """Challengers that came, or of which something else is told than on the evening before."""
+        """Challengers that came, or of which something else is told than the turn before."""
         for name in TASKS:
             for version in self.desk.registry.versions(name):
                 now = Shadowed(
-                    name, version.version, version.tags.get(SHADOW, ""), version.tags.get(EVIDENCE, "")
+                    self._day,
+                    name,
+                    version.version,
+                    version.tags.get(SHADOW, ""),
+                    version.tags.get(EVIDENCE, ""),
                 )
                 key, told = (name, version.version), now.state + now.evidence
                 if self._shadowed.get(key) != told:
                     self._shadowed[key] = told
                     yield now
 
-    def _new_promotions(self) -> list[Promotion]:
+    def _new_promotions(self) -> list[Promoted]:
         found = []
         for name in TASKS:
             lines = self.desk.champions.history(name)
-            found += lines[self._promoted[name] :]
+            found += [Promoted(self._day, each) for each in lines[self._promoted[name] :]]
             self._promoted[name] = len(lines)
         return found
 

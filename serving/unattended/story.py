@@ -34,6 +34,8 @@ class Story:
     customers: int = 250
     """They make two payments a day each."""
     quotes_per_day: float = 300.0
+    turns: int = 4
+    """Watcher, retrainer and shadow take theirs so often a day."""
 
     @property
     def payments(self) -> Payments:
@@ -91,6 +93,10 @@ class Story:
     def us(self, day: float) -> int:
         """A moment in microseconds since 1970 UTC."""
         return midnight_us(self.payments.start) + round((self.past_days + day) * DAY_US)
+
+    def turn_us(self, turn: int) -> int:
+        """When a turn begins, counted from day 0; microseconds since 1970 UTC."""
+        return self.us(turn / self.turns)
 
     def day_of(self, time_us: int) -> float:
         """The day of a moment, with its fraction."""

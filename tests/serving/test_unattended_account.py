@@ -9,7 +9,7 @@ import pytest
 from serving.unattended.account import account, plot, recall
 from serving.unattended.payment_days import PaidDay, _rows
 from serving.unattended.price_days import SoldDay
-from serving.unattended.run import Alarm, Day, Played, Shadowed, Training
+from serving.unattended.run import Alarm, Day, Played, Promoted, Shadowed, Training
 from serving.unattended.story import Story
 from training.champions import Promotion
 
@@ -37,10 +37,10 @@ def day_of(number: int) -> Day:
         number=number,
         learning=played(number, 9 if caught else 1, 0.9 if low else 0.95),
         frozen=played(number, 1, 0.7 if low else 0.95),
-        alarms=(Alarm(*alarms[number], "said"),) if number in alarms else (),
-        trainings=(Training("fraud", "labels", True, "2", ("better",), 1.0),) if number == 7 else (),
-        shadow=(Shadowed("fraud", "3", "refused: worse", ""),) if number == 12 else (),
-        promotions=(promoted,) if number == CAUGHT - 1 else (),
+        alarms=(Alarm(number + 1.0, *alarms[number], "said"),) if number in alarms else (),
+        trainings=(Training(8.0, "fraud", "labels", True, "2", ("better",), 1.0),) if number == 7 else (),
+        shadow=(Shadowed(13.0, "fraud", "3", "refused: worse", ""),) if number == 12 else (),
+        promotions=(Promoted(number + 1.0, promoted),) if number == CAUGHT - 1 else (),
     )
 
 
@@ -61,7 +61,9 @@ def test_days_are_counted_to_the_end_of_the_look() -> None:
 def test_recall_is_pooled_and_stays_high_from_the_day_it_is_caught() -> None:
     found = account(STORY, DAYS)
     assert found.recall_before == pytest.approx(0.1)
-    assert found.recall_after == pytest.approx(0.9)
+    assert found.recall_after == pytest.approx(100 / 120), (
+        "from the labels on: a day before it is caught, too"
+    )
     assert found.recall_frozen == found.recall_frozen_ever == pytest.approx(0.1)
     assert found.caught_day == 12.0, "of three days all three count"
     relapse = [*DAYS[:-1], replace(DAYS[-1], learning=played(19, 0, 0.9))]
@@ -75,7 +77,7 @@ def test_margins_are_of_the_best_possible() -> None:
 
 
 def test_an_alarm_before_the_change_is_a_false_one() -> None:
-    early = replace(DAYS[3], alarms=(Alarm("pricing", "more_sales", "said"),))
+    early = replace(DAYS[3], alarms=(Alarm(4.0, "pricing", "more_sales", "said"),))
     assert account(STORY, [*DAYS[:3], early, *DAYS[4:]]).false_alarms == 1
 
 
