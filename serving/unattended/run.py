@@ -1,7 +1,7 @@
-"""Sixty days by themselves: some hours' events, then watcher, retrainer and shadow take their turn.
+"""Sixty days by themselves: half a day's events, then watcher, retrainer and shadow take their turn.
 
 Nobody promotes. Beside the system that learns another one plays the same events with its first champions,
-frozen. Time is the events': four turns of each a day.
+frozen. Time is the events': two turns of each a day.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -34,7 +34,7 @@ class Story:
     customers: int = 250
     """They make two payments a day each."""
     quotes_per_day: float = 300.0
-    turns: int = 4
+    turns: int = 2
     """Watcher, retrainer and shadow take theirs so often a day."""
 
     @property
