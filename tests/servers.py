@@ -56,6 +56,9 @@ class NoChampion:
     def current(self, task: str) -> None:
         """None."""
 
+    def canary(self, task: str) -> None:
+        """None."""
+
 
 @dataclass
 class Servers:
