@@ -28,7 +28,7 @@ class Canary:
         """Which of the customers it decides for, shape (n,).
 
         >>> Canary("7", 0.5, 0).takes(["c-1", "c-2", "c-3", "c-4", "c-1"]).tolist()
-        [False, True, True, False, False]
+        [True, False, False, False, True]
         """
         key = blake2b(f"canary {self.version}".encode()).digest()
         return lots(customer_ids, key) < self.share

@@ -241,16 +241,16 @@ class Shadow:
     def _canary_outlook(self, trial: Trial, canary: Canary, newest: int) -> tuple[Outlook, dict[str, Any]]:
         """What is to become of a canary, by the decisions whose truth the shadow did not know yet."""
         before = self._desk.champions.canary_evidence(trial.task.name, canary)
-        looks, stop_looks = int(before.get("looks", 0)), int(before.get("stop_looks", 0))
+        looks, stop_looks = (int(before.get(name, 0)) for name in ("looks", "stop_looks"))
         unseen_us = canary.since_us - round(self._settings.labels.maturity_days * DAY_US) + 1
         counts, _, found = self._matured(trial, max(trial.start_us, unseen_us), newest, looks)
         stopped = self._stopped(trial, canary, stop_looks)
-        age_days = (newest - canary.since_us) / DAY_US
-        outlook = judge_canary(found, stopped, self._settings.gate, age_days)
+        age_days, looks = (newest - canary.since_us) / DAY_US, looks + (found is not None)
+        outlook = judge_canary(found, stopped, self._settings.gate, age_days, looks)
         told = counts | {
             "against": trial.champion.version,
             "days": round(age_days, 3),
-            "looks": looks + (found is not None),
+            "looks": looks,
             "stop_looks": stop_looks + (not np.isnan(stopped.excess)),
             "stopped": asdict(stopped),
             **_said(outlook),

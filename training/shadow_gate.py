@@ -104,14 +104,15 @@ class Stopped:
     """Surely so many more than `canary_max_ratio` times the champion's; NaN where too few prove nothing."""
 
 
-def judge_canary(found: Matured | None, stopped: Stopped, gate: Gate, age_days: float) -> Outlook:
+def judge_canary(found: Matured | None, stopped: Stopped, gate: Gate, age_days: float, looks: int) -> Outlook:
     """What to do now: `waiting` lets it go on, `refused` takes it back, `passed` makes it the champion.
 
     Args:
-        found: what the decisions since the shadow's last look show; None as long as too few have matured.
+        found: what the decisions since the shadow's last look show; None if too few are new since a look.
         stopped: what needs no labels.
         gate: the policy.
         age_days: of event time since it began.
+        looks: so often its decisions' labels were looked at, this time included.
     """
     against = () if found is None else _against(found, gate)
     if stopped.excess > 0.0:
@@ -123,6 +124,8 @@ def judge_canary(found: Matured | None, stopped: Stopped, gate: Gate, age_days: 
     if stopped.decisions < gate.shadow_labels:
         few = f"{stopped.decisions} decisions so far, expected at least {gate.shadow_labels}"
         return Outlook("waiting", (few,))
+    if not looks:
+        return Outlook("waiting", ("too few matured labels so far",))
     gains = () if found is None else tuple(_told(each) for each in found.gains)
     lasted = f"canary for {age_days:.1f} days: {_stopped(stopped)}"
     return Outlook("passed", (lasted, *gains))

@@ -67,7 +67,9 @@ def test_a_customer_is_on_the_same_side_alone_and_in_every_process() -> None:
 
 @pytest.fixture
 def gate() -> Gate:
-    return load().gate.model_copy(update={"canary_days": 7.0, "shadow_labels": 500, "shadow_min_gain": 0.0})
+    return load().gate.model_copy(
+        update={"canary_days": 7.0, "canary_max_ratio": 1.5, "shadow_labels": 500, "shadow_min_gain": 0.0}
+    )
 
 
 def found(*gains: Gain, limits: tuple[Limit, ...] = ()) -> Matured:
@@ -75,37 +77,41 @@ def found(*gains: Gain, limits: tuple[Limit, ...] = ()) -> Matured:
 
 
 def test_it_goes_on_until_its_days_are_over_and_is_promoted_then(gate: Gate) -> None:
-    assert judge_canary(found(BETTER), QUIET, gate, 6.9).state == "waiting"
-    outlook = judge_canary(found(BETTER, CHANCE), QUIET, gate, 7.0)
+    assert judge_canary(found(BETTER), QUIET, gate, 6.9, 1).state == "waiting"
+    outlook = judge_canary(found(BETTER, CHANCE), QUIET, gate, 7.0, 1)
     assert outlook.state == "passed"
     assert "31 of 900 payments declined or reviewed, 30 of the same by the champion" in outlook.reasons[0]
-    assert judge_canary(None, QUIET, gate, 7.0).state == "passed", "labels may be late; nothing is against it"
+    assert judge_canary(None, QUIET, gate, 7.0, 1).state == "passed", "nothing new since the look before"
 
 
 def test_days_without_enough_decisions_are_not_enough(gate: Gate) -> None:
-    outlook = judge_canary(found(BETTER), replace(QUIET, decisions=499), gate, 70.0)
+    outlook = judge_canary(found(BETTER), replace(QUIET, decisions=499), gate, 70.0, 1)
     assert (outlook.state, outlook.reasons) == ("waiting", ("499 decisions so far, expected at least 500",))
+
+
+def test_days_without_labels_are_not_enough(gate: Gate) -> None:
+    assert judge_canary(None, QUIET, gate, 70.0, 0).reasons == ("too few matured labels so far",)
 
 
 @pytest.mark.parametrize("age_days", [0.1, 7.0])
 def test_it_is_taken_back_as_soon_as_it_is_surely_worse(gate: Gate, age_days: float) -> None:
-    worse = judge_canary(found(BETTER, WORSE), QUIET, gate, age_days)
+    worse = judge_canary(found(BETTER, WORSE), QUIET, gate, age_days, 1)
     assert worse.state == "refused"
     assert "-30.0 and -1.0" in worse.reasons[0]
     broken = Limit("cost of channel:online against the champion's", 2.0, high=1.25)
-    beyond = judge_canary(found(BETTER, limits=(broken,)), QUIET, gate, age_days)
+    beyond = judge_canary(found(BETTER, limits=(broken,)), QUIET, gate, age_days, 1)
     assert beyond.state == "refused"
     assert "is 2, expected at most 1.25" in beyond.reasons[0]
 
 
 @pytest.mark.parametrize("age_days", [0.1, 7.0])
 def test_it_is_taken_back_without_labels_when_it_surely_stops_too_many(gate: Gate, age_days: float) -> None:
-    outlook = judge_canary(None, replace(QUIET, own=90, excess=0.5), gate, age_days)
+    outlook = judge_canary(None, replace(QUIET, own=90, excess=0.5), gate, age_days, 1)
     assert outlook.state == "refused"
     assert "90 of 900" in outlook.reasons[0]
     assert "surely more than 1.5 times as many" in outlook.reasons[0]
     unknown = replace(QUIET, own=90, excess=math.nan)
-    assert judge_canary(None, unknown, gate, 0.1).state == "waiting", "what proves nothing is no reason"
+    assert judge_canary(None, unknown, gate, 0.1, 1).state == "waiting", "what proves nothing is no reason"
 
 
 def excess(own: list[int], rival: list[int], customers: list[int], times: float = 1.5) -> float:
@@ -139,7 +145,7 @@ def test_what_a_canary_made_is_told_from_what_the_champion_made(payments: Live, 
     ends = [n - 3_000, n - 2_000, n - 1_000, n]
     for start, end, version in zip(ends, ends[1:], "122", strict=False):
         history.append(DECISIONS, decisions(payments, slice(start, end), version))
-    since_us = MIDNIGHT_US + 29 * DAY_US
+    since_us = MIDNIGHT_US + 27 * DAY_US
     rows = fraud_shadow.made(chosen, "2", since_us)
     wanted = [f"t-{i}" for i in range(n - 2_000, n) if payments.time_us[i] >= since_us]
     assert sorted(rows.ids) == sorted(wanted)
