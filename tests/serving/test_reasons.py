@@ -34,6 +34,7 @@ def model() -> Model:
     return booster.train(matrix, target, card, {**booster.CLASSIFIER, "num_iterations": 40})
 
 
+@pytest.mark.slow
 def test_they_add_up_to_the_score_of_ten_thousand_payments(model: Model) -> None:
     matrix = rows(10_000, 3)
     told = explained(matrix, model.contributions(matrix), NOWHERE)

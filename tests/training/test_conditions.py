@@ -277,6 +277,7 @@ CASE SELECT SYMMETRIC OVER INTERVAL DATE ' " ; -- /* :: [ { $$ @ \\ amount>1 rat
 """
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60) | st.lists(st.sampled_from(WORDS.split()), max_size=40).map(" ".join))
 @example("(" * 2_500)
 @example("NOT " * 250)

@@ -435,6 +435,7 @@ def test_candidates_rise_and_stay_where_policy_and_data_allow(
         np.testing.assert_allclose([prices[0], prices[-1]], [lowest / 1.05, highest * 1.05])
 
 
+@pytest.mark.slow
 def test_propensities_are_the_frequencies_of_the_prices_shown() -> None:
     n = 200_000
     product = Terms(*(np.full(n, each) for each in (50.0, 20.0, 30.0, 80.0, 2.0)))

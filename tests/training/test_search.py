@@ -21,6 +21,7 @@ def rows(seed: int, n: int = 1_500) -> Dataset:
     return Dataset(("a", "b", "c", "d"), "h", ids, np.arange(n), matrix, target, {}, n)
 
 
+@pytest.mark.slow
 def test_the_best_of_the_trials_is_found_and_never_worse_than_what_is_in_use() -> None:
     poor = {**booster.CLASSIFIER, "learning_rate": 0.12, "num_iterations": 240, "lambda_l2": 0.3}
     said: list[str] = []
