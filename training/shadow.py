@@ -15,6 +15,7 @@ canary, and is taken back or promoted by what becomes of it (docs/decisions/0015
 import fcntl
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -166,18 +167,24 @@ class Shadow:
                 what = f"{task.name} {canary.version}"
                 self._guarded(what, lambda: self._advance_canary(task, traffic, canary))
             waiting = in_shadow(self._desk.registry, task.name)
-            self._forget(task.name, waiting)
+            versions = self._at_work(task.name, waiting)
+            self._forget(task.name, versions)
+            if mine:
+                self._tidy(task.name, versions)
             for version in reversed(waiting) if mine else ():
                 self._guarded(
                     f"{task.name} {version.version}",
                     lambda version=version: self._advance(task, traffic, version),  # type: ignore[misc]
                 )
 
-    def _forget(self, task: str, waiting: list[Version]) -> None:
-        """Keep nothing in memory of who is neither in shadow nor canary nor champion."""
+    def _at_work(self, task: str, waiting: list[Version]) -> set[str | None]:
+        """Who is in shadow, canary or champion."""
         canary = self._desk.champions.canary(task)
         deciding = {self._desk.champions.pair(task)[0], canary.version if canary else None}
-        versions = {each.version for each in waiting} | deciding
+        return {each.version for each in waiting} | deciding
+
+    def _forget(self, task: str, versions: set[str | None]) -> None:
+        """Keep nothing in memory of others."""
         self._models = {key: each for key, each in self._models.items() if _stays(key, task, versions)}
         self._scores = {key: each for key, each in self._scores.items() if _stays(key, task, versions)}
         self._faults = {key: each for key, each in self._faults.items() if _stays(key, task, versions)}
@@ -186,6 +193,13 @@ class Shadow:
             for what, each in self._complaints.items()
             if what == task or _stays(tuple(what.split()), task, versions)
         }
+
+    def _tidy(self, task: str, versions: set[str | None]) -> None:
+        """Remove the scores of others: the logged vectors and their model can say them again."""
+        everybody = folder_of(self._settings.home, task, "")
+        for folder in everybody.iterdir() if everybody.exists() else ():
+            if folder.name not in versions:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _advance(self, task: Task, traffic: Traffic, version: Version) -> None:
         fetch(self._desk.registry, self._desk.champions, version)
