@@ -220,6 +220,9 @@ class Gate(Section):
     max_latency_ratio: Positive
     max_model_mb: Positive
     max_risk_fall: Share
+    canary_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # runs from before the canary can be made again
+    canary_days: Positive = 7.0
+    canary_max_ratio: Ratio = 2.0
 
 
 class Watching(Section):

@@ -7,13 +7,15 @@ champion goes on.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from features.definition import FeatureSet
 from features.fraud import FRAUD
 from features.pricing import PRICING
+from features.state import Flags
 from infra.errors import UserError
+from training.canary import Canary
 from training.champions import Champions
 from training.models import Scorer, load
 from training.promotion import follow
@@ -33,6 +35,18 @@ class Swap:
 
     task: str
     version: str
+
+
+@dataclass(frozen=True)
+class Deputy:
+    """A canary in memory: the model that decides for some customers."""
+
+    canary: Canary
+    model: Scorer
+
+    def takes(self, customer_ids: Sequence[str]) -> Flags:
+        """Which of the customers it decides for, shape (n,)."""
+        return self.canary.takes(customer_ids)
 
 
 class ChampionsWatch:
@@ -56,6 +70,7 @@ class ChampionsWatch:
         self._swapped = swapped
         self._current: dict[str, Scorer] = {}
         self._previous: dict[str, Scorer] = {}
+        self._canaries: dict[str, Deputy] = {}
         self._refused: set[tuple[str, str]] = set()
         self._looking = threading.Lock()
         self._stop = threading.Event()
@@ -72,6 +87,10 @@ class ChampionsWatch:
     def previous(self, task: str) -> Scorer | None:
         """The model that decides after a rollback, loaded already; None if there was none before."""
         return self._previous.get(task)
+
+    def canary(self, task: str) -> Deputy | None:
+        """Who decides for some customers instead; None if the champion does for all."""
+        return self._canaries.get(task)
 
     def start(self, poll_s: float = 1.0) -> None:
         """Load what is on disk, then follow registry and disk, each in a thread.
@@ -110,11 +129,25 @@ class ChampionsWatch:
 
     def _from_disk(self, task: str) -> None:
         with self._looking:
+            canary = self._champions.canary(task)  # first: promoted just now, it is both, not neither
             champion, previous = self._champions.current(task), self._champions.previous(task)
             if champion is not None:
                 self._use(task, champion.version)
             if previous is not None and previous.version != _version(self._current.get(task)):
                 self._keep(task, previous.version)
+            self._try(task, canary)
+
+    def _try(self, task: str, canary: Canary | None) -> None:
+        """The canary in memory; one that is refused decides for nobody."""
+        now = self._canaries.get(task)
+        if canary == (now.canary if now else None):
+            return
+        model = self._loaded(task, canary.version) if canary else None
+        if canary is None or model is None:
+            self._canaries.pop(task, None)
+            return
+        self._canaries[task] = Deputy(canary, model)
+        log.info("canary %s is version %s for %g of the customers", task, canary.version, canary.share)
 
     def _use(self, task: str, version: str) -> None:
         before = self._current.get(task)
@@ -138,10 +171,11 @@ class ChampionsWatch:
             self._previous[task] = found
 
     def _loaded(self, task: str, version: str) -> Scorer | None:
-        """The one before without a look at the disk; None for one that is refused, which is told once."""
-        spare = self._previous.get(task)
-        if _version(spare) == version:
-            return spare
+        """One in memory without a look at the disk; None for one that is refused, which is told once."""
+        deputy = self._canaries.get(task)
+        for spare in (self._previous.get(task), deputy.model if deputy else None):
+            if _version(spare) == version:
+                return spare
         if (task, version) in self._refused:
             return None
         try:

@@ -39,12 +39,41 @@ type_of_payment = Mapping[str, Any]
 """`PAYMENT_FIELDS` of a transaction."""
 
 
+class Deputy(Protocol):
+    """A canary: a model that decides for some customers."""
+
+    @property
+    def model(self) -> Scorer:
+        """What decides."""
+        ...
+
+    def takes(self, customer_ids: Sequence[str]) -> Flags:
+        """Which of the customers it decides for, shape (n,)."""
+        ...
+
+
 class Current(Protocol):
     """Knows which model decides now."""
 
     def current(self, task: str) -> Scorer | None:
         """The champion; None before the first."""
         ...
+
+    def canary(self, task: str) -> Deputy | None:
+        """Who decides for some customers instead; None if the champion does for all."""
+        ...
+
+
+@dataclass(frozen=True)
+class _InForce:
+    """What decides until policy or model changes."""
+
+    book: RuleBook
+    model: Scorer | None
+    control_group: ControlGroup
+    review_price: float
+    described: Mapping[str, str]
+    """The model, as an answer names it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +91,7 @@ class _Judged:
     """The codes after the control group was drawn."""
     control_group: Sequence[bool]
     propensity: Sequence[float]
-    model: Mapping[str, str]
+    by: _InForce
     asked: Sequence[int]
     """Rows that a person may ask about: all that is not simply approved, unless more was asked for."""
     contributions: Iterator[Floats] | None
@@ -71,18 +100,10 @@ class _Judged:
     """Of every feature, where the model knows."""
 
 
-@dataclass(frozen=True)
-class _InForce:
-    """What decides until policy or champion changes."""
-
-    book: RuleBook
-    model: Scorer | None
-    control_group: ControlGroup
-    review_price: float
-
-
 class FraudDecider:
     """Decides payments by the champion and the policy, or by the rules alone while there is no champion.
+
+    For some customers a canary decides instead, if there is one.
 
     Args:
         policy: gives what decides now; asked once a batch.
@@ -91,7 +112,7 @@ class FraudDecider:
     def __init__(self, models: Current, policy: Callable[[], RuleBook]) -> None:
         self._models = models
         self._policy = policy
-        self._last: _InForce | None = None
+        self._last: dict[str, _InForce] = {}
         self._explainers = ThreadPoolExecutor(EXPLAINERS, "reasons")
 
     def decide(
@@ -112,23 +133,17 @@ class FraudDecider:
             explain: give reasons to all, also to those that are simply approved.
         """
         start = time.perf_counter()
-        amount = np.array([float(each["amount"]) for each in payments])
-        now = self._in_force()
-        ids = [each["transaction_id"] for each in payments]
-        judged = self._judge(matrix, amount, ids, now, explain)
-        rows, missing = matrix.tolist(), _missing(matrix)
-        decisions = [
-            self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
-        ]
-        if judged.contributions is not None:
-            contributions = np.concatenate(list(judged.contributions))
-            told = explained(matrix[judged.asked], contributions, judged.usual)
-            for i, each in zip(judged.asked, told, strict=True):
-                decisions[i].update(each)
+        book, model = self._policy(), self._models.current(FRAUD.domain)
+        champion, deputy = self._in_force(book, model, "champion"), self._models.canary(FRAUD.domain)
+        if deputy is None:
+            decisions = self._decided(payments, matrix, champion, explain)
+        else:
+            canary = self._in_force(book, deputy.model, "canary")
+            mine = deputy.takes([each["customer_id"] for each in payments])
+            sides = ((champion, ~mine), (canary, mine))
+            decisions = self._shared(payments, matrix, sides, explain)
         model_ms = (time.perf_counter() - start) * 1e3
         shared = {
-            "model": judged.model,
-            "policy_version": now.book.version,
             "degraded": degraded,
             "latency_ms": {
                 "features": round(features_ms, 3),
@@ -140,13 +155,48 @@ class FraudDecider:
             decision.update(shared)
         return decisions
 
-    def _in_force(self) -> _InForce:
-        """Made anew when policy or champion is another."""
-        book, model = self._policy(), self._models.current(FRAUD.domain)
-        if self._last is None or self._last.book is not book or self._last.model is not model:
+    def _shared(
+        self,
+        payments: Sequence[type_of_payment],
+        matrix: Floats,
+        sides: Sequence[tuple[_InForce, Flags]],
+        explain: bool,
+    ) -> list[dict[str, Any]]:
+        """Each side's rows decided by its own model, in the order of the payments."""
+        found: dict[int, dict[str, Any]] = {}
+        for now, mine in sides:
+            rows = np.flatnonzero(mine).tolist()
+            if rows:
+                decided = self._decided([payments[i] for i in rows], matrix[rows], now, explain)
+                found |= zip(rows, decided, strict=True)
+        return [found[i] for i in range(len(payments))]
+
+    def _decided(
+        self, payments: Sequence[type_of_payment], matrix: Floats, now: _InForce, explain: bool
+    ) -> list[dict[str, Any]]:
+        """By one model, with reasons; without what all decisions of a batch share."""
+        amount = np.array([float(each["amount"]) for each in payments])
+        ids = [each["transaction_id"] for each in payments]
+        judged = self._judge(matrix, amount, ids, now, explain)
+        rows, missing = matrix.tolist(), _missing(matrix)
+        decisions = [
+            self._decision(payment, judged, i, rows[i], missing[i]) for i, payment in enumerate(payments)
+        ]
+        if judged.contributions is not None:
+            contributions = np.concatenate(list(judged.contributions))
+            told = explained(matrix[judged.asked], contributions, judged.usual)
+            for i, each in zip(judged.asked, told, strict=True):
+                decisions[i].update(each)
+        return decisions
+
+    def _in_force(self, book: RuleBook, model: Scorer | None, alias: str) -> _InForce:
+        """Made anew when policy or model is another."""
+        last = self._last.get(alias)
+        if last is None or last.book is not book or last.model is not model:
             price = review_price(model.card.extra, book.policy) if model else 0.0
-            self._last = _InForce(book, model, ControlGroup(book.policy), price)
-        return self._last
+            control_group, described = ControlGroup(book.policy), _described(model, alias)
+            last = self._last[alias] = _InForce(book, model, control_group, price, described)
+        return last
 
     def _judge(
         self, matrix: Floats, amount: Floats, ids: Sequence[str], now: _InForce, explain: bool
@@ -168,7 +218,7 @@ class FraudDecider:
             admission.decisions.tolist(),
             admission.control_group.tolist(),
             admission.propensity.tolist(),
-            _described(model),
+            now,
             asked.tolist(),
             self._explain(model, matrix[asked]),
             () if model is None else model.card.reference,
@@ -200,6 +250,8 @@ class FraudDecider:
             "expected_cost": dict(zip(DECISIONS, judged.costs[i], strict=True)),
             "reasons": [],
             "rules": judged.rules[i],
+            "model": judged.by.described,
+            "policy_version": judged.by.book.version,
             "missing_features": missing,
             "event_time": EPOCH + timedelta(microseconds=payment["event_time_us"]),
             "customer_id": payment["customer_id"],
@@ -236,7 +288,7 @@ def _missing(matrix: Floats) -> list[list[str]]:
     return [lists[pattern] for pattern in patterns]
 
 
-def _described(model: Scorer | None) -> Mapping[str, str]:
+def _described(model: Scorer | None, alias: str) -> Mapping[str, str]:
     if model is None:
         return BASELINE
-    return {"name": model.card.task, "version": model.card.version, "alias": "champion"}
+    return {"name": model.card.task, "version": model.card.version, "alias": alias}

@@ -36,7 +36,7 @@ class Rollback(BaseModel):
 
 @router.get("")
 async def get_models(services: UsesServices) -> Response:
-    """Champion, challengers with what their shadow has shown so far, refusals and history of each task."""
+    """Champion, canary, challengers with what they have shown so far, refusals and history of each task."""
     tasks = {task: await asyncio.to_thread(describe, services, task) for task in ("fraud", "pricing")}
     return answer(tasks)
 
@@ -73,6 +73,7 @@ def describe(services: Services, task: str) -> dict[str, Any]:
         "registry": "answers" if known else "does not answer",
         "in_memory": {"previous": before.card.version if before else None},
         **{alias: _aliased(versions, alias) for alias in ("champion", "challenger", "previous")},
+        "canary": _canary(services, task),
         "challengers": [_shadow(each) for each in versions if each.tags.get(SHADOW) == IN_SHADOW],
         "refused": [_shadow(each) for each in versions if each.tags.get(SHADOW, "").startswith(REFUSED)],
         "history": [asdict(each) for each in services.champions.history(task)],
@@ -82,6 +83,14 @@ def describe(services: Services, task: str) -> dict[str, Any]:
 def _aliased(versions: list[Version], alias: str) -> dict[str, Any] | None:
     found = next((version for version in versions if alias in version.aliases), None)
     return asdict(found) if found else None
+
+
+def _canary(services: Services, task: str) -> dict[str, Any] | None:
+    """Who decides for some customers, as the disk says it, and what it has shown; None if nobody."""
+    found = services.champions.canary(task)
+    if found is None:
+        return None
+    return found.described | {"evidence": services.champions.canary_evidence(task, found)}
 
 
 def _shadow(version: Version) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from kafka import KafkaAdminClient
 
-from features.connection import Connection
+from features.connection import Connection, StoreError, type_of_command
 from infra.settings import Settings
 from ingestion.broker import Consumer, Partition, Producer, Record
 from ingestion.historian import TOPICS as HISTORY_TOPICS
@@ -42,6 +42,25 @@ KEYS = {TRANSACTIONS: "customer_id", LABELS: "transaction_id", QUOTES: "product_
 type_of_event = Mapping[str, Any]
 
 
+class DiedError(StoreError):
+    """The store took no more."""
+
+
+class Breaking(Connection):
+    """Lets so many posted commands through, then none."""
+
+    def __init__(self, url: str, writes: int) -> None:
+        super().__init__(url)
+        self._left = writes
+
+    def post(self, commands: Sequence[type_of_command]) -> None:
+        super().post(commands[: self._left])
+        self._left -= len(commands)
+        if self._left < 0:
+            self.settle()
+            raise DiedError("broken off")
+
+
 def until(true: Callable[[], object], limit_s: float = 60, pause_s: float = 0.02) -> None:
     """Wait for it, but not for ever."""
     deadline = time.monotonic() + limit_s
@@ -54,6 +73,9 @@ class NoChampion:
     """A system that has learned nothing yet: rules decide."""
 
     def current(self, task: str) -> None:
+        """None."""
+
+    def canary(self, task: str) -> None:
         """None."""
 
 

@@ -1,8 +1,9 @@
 """Champions on disk: serving goes on when the registry is down.
 
 `models/<task>/<version>/` holds each version that was promoted or in shadow; `models/<task>/current.json`
-says which one decides, and `models/<task>/promotions.jsonl` what happened, line by line, never rewritten.
-`models/<task>/promoting.json` is there while a promotion is under way: who finds it after a crash goes on.
+says which one decides and which one for some customers, and `models/<task>/promotions.jsonl` what happened,
+line by line, never rewritten. `models/<task>/promoting.json` is there while a promotion is under way: whoever
+finds it goes on. `models/<task>/canary.json` says what the latest canary has shown.
 """
 
 import fcntl
@@ -19,6 +20,10 @@ from typing import Any
 
 from infra.errors import UserError
 from training import card as cards
+from training.canary import Canary
+
+_CANARY = "canary"
+"""Key of a file's part that says which canary it is."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +37,16 @@ class Champion:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One line of the history: who or what made `version` the champion, when and why."""
+    """One line of the history: who or what made `version` the champion, or a canary, when and why."""
 
     at: str
     """RFC 3339, UTC, wall clock."""
     task: str
     action: str
-    """`promote` or `rollback`."""
+    """`promote` or `rollback`; `canary`: it decides for some customers from now on; `return`: no more."""
     version: str
     previous: str | None
+    """The champion until then; with `canary` and `return` it stays that."""
     who: str
     why: str
     run_id: str = ""
@@ -98,7 +104,7 @@ class Champions:
         return pointer.get("current"), pointer.get("previous")
 
     def set_current(self, task: str, version: str, previous: str | None = None) -> None:
-        """Let a kept version decide; setting it again changes nothing.
+        """Let a kept version decide; setting it again changes nothing, another one ends a canary.
 
         `previous` is the version before it; if it is not said, the one that decided until now.
 
@@ -109,8 +115,44 @@ class Champions:
         pointer = self._pointer(task)
         before = pointer.get("previous" if pointer.get("current") == version else "current")
         known = previous if previous not in (None, version) else before
-        if (wanted := {"current": version, "previous": known}) != pointer:
+        wanted = {"current": version, "previous": known}
+        if pointer.get("current") == version and _CANARY in pointer:
+            wanted |= {_CANARY: pointer[_CANARY]}
+        if wanted != pointer:
             _write(self._pointer_file(task), json.dumps(wanted))
+
+    def canary(self, task: str) -> Canary | None:
+        """The version that decides for some customers; None if the champion does for all."""
+        found = self._pointer(task).get(_CANARY)
+        return Canary(**found) if found else None
+
+    def set_canary(self, task: str, canary: Canary | None) -> None:
+        """Let a kept version decide for some customers, or none any more; setting it again changes nothing.
+
+        Raises:
+            UserError: the version is not kept, or not whole; or there is no champion beside it.
+        """
+        pointer = self._pointer(task)
+        wanted = {name: each for name, each in pointer.items() if name != _CANARY}
+        if canary is not None:
+            cards.read(self.folder(task, canary.version))
+            if not pointer:
+                raise UserError(
+                    f"expected a champion of {task} beside a canary, got none; promote a version."
+                )
+            wanted |= {_CANARY: asdict(canary)}
+        if wanted != pointer:
+            _write(self._pointer_file(task), json.dumps(wanted))
+
+    def canary_evidence(self, task: str, canary: Canary) -> dict[str, Any]:
+        """What it has shown so far, as it was told last; nothing before."""
+        path = self._canary_file(task)
+        found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return found.get("evidence", {}) if found.get(_CANARY) == asdict(canary) else {}
+
+    def tell_canary(self, task: str, canary: Canary, evidence: Mapping[str, Any]) -> None:
+        """Keep what it has shown so far."""
+        _write(self._canary_file(task), json.dumps({_CANARY: asdict(canary), "evidence": evidence}))
 
     def record(self, promotion: Promotion) -> None:
         """Append to the task's history, on disk before it returns; what it ends with already is not repeated.
@@ -162,9 +204,9 @@ class Champions:
         version = self._pointer(task).get(name)
         return Champion(task, version, self.folder(task, version)) if version else None
 
-    def _pointer(self, task: str) -> dict[str, str | None]:
+    def _pointer(self, task: str) -> dict[str, Any]:
         path = self._pointer_file(task)
-        pointer: dict[str, str | None] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        pointer: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         return pointer
 
     def _pointer_file(self, task: str) -> Path:
@@ -172,6 +214,9 @@ class Champions:
 
     def _begun_file(self, task: str) -> Path:
         return self._models / task / "promoting.json"
+
+    def _canary_file(self, task: str) -> Path:
+        return self._models / task / "canary.json"
 
     def _history_file(self, task: str) -> Path:
         return self._models / task / "promotions.jsonl"

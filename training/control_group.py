@@ -63,6 +63,11 @@ class ControlGroup:
 
     def lots(self, ids: Sequence[str]) -> Floats:
         """Each transaction's number in [0, 1), uniform over keys."""
-        digest = b"".join(blake2b(each.encode(), digest_size=8, key=self._key).digest() for each in ids)
-        found: Floats = (np.frombuffer(digest, "<u8") >> np.uint64(11)).astype(np.float64) * _UNIFORM
-        return found
+        return lots(ids, self._key)
+
+
+def lots(ids: Sequence[str], key: bytes) -> Floats:
+    """Each id's number in [0, 1), uniform over keys of 1 to 64 bytes."""
+    digest = b"".join(blake2b(each.encode(), digest_size=8, key=key).digest() for each in ids)
+    found: Floats = (np.frombuffer(digest, "<u8") >> np.uint64(11)).astype(np.float64) * _UNIFORM
+    return found

@@ -1,9 +1,10 @@
 """Data tests before a training: what can't be, or is far from usual, is left out, each part with its reason.
 
 What is wrong by itself (a row out of range, a label before its payment, a row that came twice) is left out
-row by row. What is only wrong beside the rest (a day of too many rows, a source whose labels flip, a slice
-that lost its frauds, a burst) is left out as a part: days, a source on some days, a slice on some days. A
-pattern that is merely new is kept: frauds rise where a gang is at work, demand falls where it is autumn.
+row by row (`row_checks`). What is only wrong beside the rest (a day of too many rows, a source whose labels
+flip, a slice that lost its frauds, a burst) is left out as a part: days, a source on some days, a slice on
+some days. A pattern that is merely new is kept: frauds rise where a gang is at work, demand falls where it is
+autumn.
 """
 
 import logging
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from infra.settings import DataTests
-from ingestion.events import EARLIEST, LATEST, microseconds
 from ingestion.history import DAY_US, day_of
 from training.dataset import Dataset, LeftOut, Objects
 from training.odd_stretches import Limits, odd_stretches
@@ -73,55 +73,11 @@ def _too_much(left: LeftOut, limits: DataTests) -> str:
     )
 
 
-def expect_columns(data: Dataset, names: Iterable[str]) -> None:
-    """The schema: every column is there, one value for each row.
-
-    Raises:
-        UserError: one is missing, or has another length.
-    """
-    widths = {name: len(data.columns[name]) for name in names if name in data.columns}
-    wrong = [name for name in names if widths.get(name) != len(data)]
-    if wrong or data.matrix.shape != (len(data), len(data.features)):
-        raise UserError(
-            f"expected a training set of {len(data)} rows with the columns {', '.join(names)} and"
-            f" {len(data.features)} features; came {widths} and a matrix of shape {data.matrix.shape}."
-        )
-
-
 def wrong_rows(data: Dataset, test: str, reason: str, wrong: Flags) -> Iterator[Part]:
     """A part of single rows; nothing if none is wrong."""
     if wrong.any():
         ids = tuple(sorted(set(map(str, data.ids[wrong]))))
         yield Part(test, reason, ids=ids, rows=int(wrong.sum()))
-
-
-def out_of_range(data: Dataset, ranges: Mapping[str, tuple[float, float]]) -> Iterator[Part]:
-    """Rows with a value that can't be: not a number, outside of its range (inclusive), an endless feature."""
-    for name, (low, high) in ranges.items():
-        values = data.columns[name].astype(np.float64)
-        reason = f"{name}: expected a number from {low:g} up to {high:g}"
-        yield from wrong_rows(data, "range", reason, ~((values >= low) & (values <= high)))
-    endless = np.asarray(np.isinf(data.matrix).any(axis=1))
-    yield from wrong_rows(data, "range", "a feature that is not finite", endless)
-    unknown = ~np.isin(data.target, (0.0, 1.0))
-    yield from wrong_rows(data, "range", "target: expected 0 or 1", unknown)
-
-
-def time_travel(data: Dataset) -> Iterator[Part]:
-    """Rows that are not of this time, were settled before they happened, or lie after the label cut-off."""
-    arrived = data.columns["arrived_us"]
-    wrong_clock = (data.time_us < microseconds(EARLIEST)) | (data.time_us >= microseconds(LATEST))
-    yield from wrong_rows(data, "time_travel", "a clock that is decades off", wrong_clock)
-    backwards = (arrived >= 0) & (arrived < data.time_us)
-    yield from wrong_rows(data, "time_travel", "settled before it happened", backwards)
-    future = np.maximum(data.time_us, arrived) > data.cutoff_us
-    yield from wrong_rows(data, "time_travel", "from after the label cut-off", future)
-
-
-def duplicates(data: Dataset) -> Iterator[Part]:
-    """Every row whose id came more than once: which of them is right nobody knows."""
-    twice = pd.Series(data.ids).duplicated(keep=False).to_numpy()
-    yield from wrong_rows(data, "duplicate", "the same id more than once", twice)
 
 
 def bursts(data: Dataset, same: Mapping[str, NDArray[Any]], least: int) -> Iterator[Part]:

@@ -16,12 +16,25 @@ from training.dataset import Dataset
 from training.labels import CLOSENESS
 from training.odd_stretches import SURE, Limits, deviance_root
 from training.quarantine import Part, held_by
+from training.row_checks import refused
 
-_COLUMNS = (
-    "amount", "customer_id", "terminal_id", "channel", "country", "source", "arrived_us", "agreed",
-)  # fmt: skip
 SLICES = ("channel", "country")
 """Columns whose values are compared over time; few values with many payments each."""
+_KINDS = {"amount": float, **dict.fromkeys(("customer_id", "terminal_id", *SLICES, "source", "agreed"))}
+_CHECKS = (
+    (
+        "range",
+        f"amount: expected a number from 0 up to {MAX_MONEY:g}",
+        lambda rows: rows.amount.between(0, MAX_MONEY),
+    ),
+    ("schema", "customer_id: expected an id, came nothing", lambda rows: rows.customer_id.notna()),
+    ("schema", "terminal_id: expected an id, came nothing", lambda rows: rows.terminal_id.notna()),
+    (
+        "schema",
+        f"source: expected one of {', '.join(CLOSENESS)}",
+        lambda rows: rows.source.isin(CLOSENESS),
+    ),
+)
 _WARM_UP_DAYS = 14
 """So long is everybody new."""
 _ALIKE = 1.1
@@ -39,23 +52,10 @@ _AGREEMENT = 0.3
 
 def parts(data: Dataset, limits: DataTests) -> Iterator[Part]:
     """All that is to be left out of a set of labelled payments."""
-    data_tests.expect_columns(data, _COLUMNS)
-    yield from data_tests.out_of_range(data, {"amount": (0.0, MAX_MONEY)})
-    yield from _nameless(data)
-    yield from data_tests.time_travel(data)
-    yield from data_tests.duplicates(data)
+    yield from refused(data, _KINDS, _CHECKS)
     yield from _bursts(data, limits)
     yield from _of_days(data, limits)
     yield from _look_alikes(data, limits)
-
-
-def _nameless(data: Dataset) -> Iterator[Part]:
-    for name in ("customer_id", "terminal_id"):
-        missing = pd.isna(pd.Series(data.columns[name], dtype=object)).to_numpy()
-        yield from data_tests.wrong_rows(data, "schema", f"{name}: expected an id, came nothing", missing)
-    unknown = ~np.isin(data.columns["source"].astype(str), list(CLOSENESS))
-    reason = f"source: expected one of {', '.join(CLOSENESS)}"
-    yield from data_tests.wrong_rows(data, "schema", reason, unknown)
 
 
 def _bursts(data: Dataset, limits: DataTests) -> Iterator[Part]:

@@ -2,18 +2,19 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.fraud import FRAUD
-from features.state import Floats
+from features.state import Flags, Floats
 from infra.settings import Settings
 from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
-from training import fraud_policy, labels, metrics, selective_labels
+from training import fraud_policy, fraud_watching, labels, metrics, selective_labels
 from training.dataset import Dataset, Objects
 from training.fraud_judging import COLUMNS, Judged, slices_of, type_of_figures
 from training.gate import Limit
 from training.paired import Draws, groups_of
 from training.shadow_gate import Matured, tail
-from training.traffic import NEEDED, Pair, Scored, Traffic, vectors
+from training.traffic import NEEDED, Canaried, Pair, Scored, Traffic, vectors
 
 FIGURES = ("average_precision", "expected_cost", "recall", "false_decline_rate", "expected_calibration_error")
 _DECIDED = ("event_time_us", "customer_id", *selective_labels.NEEDED, *NEEDED)
@@ -48,6 +49,39 @@ def matured(settings: Settings, start_us: int, cutoff_us: int) -> Dataset:
         weight=chances.weight,
     )
     return rows.rows(~np.isnan(target) & chances.passed)
+
+
+def made(settings: Settings, version: str, start_us: int) -> Dataset:
+    """Payments that a version decided, in order of time; no target, no weight."""
+    columns = (
+        "transaction_id",
+        "event_time_us",
+        "customer_id",
+        "model_version",
+        "decision_position",
+        *NEEDED,
+    )
+    decided = _first(History(settings.history).read(DECISIONS, start_us, None, columns))
+    own = pc.fill_null(pc.equal(decided["model_version"], version), False)
+    rows, matrix = vectors(decided.filter(own), FRAUD)
+    return Dataset(
+        features=FRAUD.names,
+        feature_hash=FRAUD.hash,
+        ids=rows["transaction_id"].to_pandas().to_numpy(object),
+        time_us=rows["event_time_us"].to_numpy(),
+        matrix=matrix,
+        target=np.full(len(matrix), np.nan),
+        columns={"customer_id": rows["customer_id"].to_pandas().to_numpy(object)},
+        cutoff_us=start_us,
+    )
+
+
+def stopped(settings: Settings, rows: Dataset, scored: Scored) -> Flags:
+    """Which payments the policy would decline or review by the model's scores, before the control group."""
+    amount = rows.matrix[:, _AMOUNT]
+    codes = fraud_watching.decide(settings, scored.model, rows.matrix, scored.score, amount)
+    found: Flags = codes != fraud_policy.APPROVE
+    return found
 
 
 def _first(decided: pa.Table) -> pa.Table:
@@ -157,4 +191,5 @@ TRAFFIC = Traffic(
     what=("matured labels", "matured frauds"),
     matured=matured,
     compared=compared,
+    canaried=Canaried("customer_id", made, stopped),
 )

@@ -67,6 +67,16 @@ class Draws:
         now = own.precision(self.weight), rival.precision(self.weight)
         return self._gain("average_precision", *now, _relative(pairs), better=1.0)
 
+    def excess(self, own: Floats, rival: Floats, times: float) -> float:
+        """Lower end of the interval of a sum less so many times another's, of shape (n,); NaN of no rows.
+
+        A difference, not a ratio: it also tells where the other is nothing.
+        """
+        if not len(self.group):
+            return float("nan")
+        beyond = self._summed(own) - times * self._summed(rival)
+        return float(np.quantile([counts @ beyond for counts in self._counts()], self.tail))
+
     def _summed(self, losses: Floats) -> Floats:
         found: Floats = np.bincount(self.group, self.weight * losses).astype(np.float64)
         return found

@@ -10,17 +10,23 @@ from training import data_tests
 from training.dataset import Dataset
 from training.odd_stretches import Limits
 from training.quarantine import Part
+from training.row_checks import refused
 
-_COLUMNS = ("units", "product_name", "segment_name", "arrived_us")
+_ALIKE = ("product_name", "segment_name")
+_KINDS = {"units": float, **dict.fromkeys(_ALIKE)}
+_CHECKS = (
+    (
+        "range",
+        f"units: expected a number from 0 up to {MAX_MONEY:g}",
+        lambda rows: rows.units.between(0, MAX_MONEY),
+    ),
+)
 
 
 def parts(data: Dataset, limits: DataTests) -> Iterator[Part]:
     """All that is to be left out of a set of matured quotes."""
-    data_tests.expect_columns(data, _COLUMNS)
-    yield from data_tests.out_of_range(data, {"units": (0.0, MAX_MONEY)})
-    yield from data_tests.time_travel(data)
-    yield from data_tests.duplicates(data)
-    same = {name: data.columns[name] for name in ("product_name", "segment_name")}
+    yield from refused(data, _KINDS, _CHECKS)
+    same = {name: data.columns[name] for name in _ALIKE}
     yield from data_tests.bursts(data, {**same, "time_us": data.time_us}, limits.burst)
     yield from data_tests.volumes(data, limits)
     yield from _lost_outcomes(data, limits)

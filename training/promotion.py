@@ -1,5 +1,8 @@
 """Who decides from now on: aliases in the registry, the champion on disk, and a line of history.
 
+A canary decides for some customers first: it has its alias, its line and its place beside the champion on
+disk, and ends when it is promoted or returned, or when anybody promotes or rolls back.
+
 A promotion is written down before its first step, and every step may be done twice: whoever comes after a
 process that died in the middle, `complete`s it.
 """
@@ -8,14 +11,17 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
+from training import card as cards
+from training.canary import Canary
 from training.champions import Champion, Champions, Promotion
 from training.tracking import (
+    CANARY,
     CHALLENGER,
     CHAMPION,
     DIRECT,
@@ -23,6 +29,7 @@ from training.tracking import (
     IN_SHADOW,
     PREVIOUS,
     PROMOTED,
+    REFUSED,
     SHADOW,
     Registry,
     Version,
@@ -57,7 +64,7 @@ def promote(
     with champions.alone(task):
         _complete(registry, champions, task)
         order = _Order("promote", who, why, clock(), evidence or {})
-        return _enthrone(registry, champions, _known(registry, task, version), order)
+        return _begun(registry, champions, _known(registry, task, version), order)
 
 
 def rollback(
@@ -75,7 +82,68 @@ def rollback(
             raise UserError(
                 f"expected a champion of {task} before the current one, there was none; promote a version."
             )
-        return _enthrone(registry, champions, version, _Order("rollback", who, why, clock()))
+        return _begun(registry, champions, version, _Order("rollback", who, why, clock()))
+
+
+def start_canary(
+    registry: Registry,
+    champions: Champions,
+    task: str,
+    canary: Canary,
+    who: str,
+    why: str,
+    clock: Clock = wall_clock,
+    evidence: Mapping[str, Any] | None = None,
+) -> Promotion:
+    """Let a registered version decide for some customers beside the champion.
+
+    Raises:
+        UserError: there is no such version, no champion, another canary already, or MLflow is down.
+    """
+    with champions.alone(task):
+        _complete(registry, champions, task)
+        other = champions.canary(task)
+        if other is not None:
+            raise UserError(
+                f"expected no canary of {task}, version {other.version} is one; wait for its end."
+            )
+        if champions.current(task) is None:
+            raise UserError(
+                f"expected a champion of {task} beside a canary, there is none; promote a version."
+            )
+        terms = {"share": canary.share, "since_us": canary.since_us}
+        order = _Order("canary", who, why, clock(), {**(evidence or {}), **terms})
+        return _begun(registry, champions, _known(registry, task, canary.version), order)
+
+
+def return_canary(
+    registry: Registry,
+    champions: Champions,
+    task: str,
+    who: str,
+    why: str,
+    clock: Clock = wall_clock,
+    evidence: Mapping[str, Any] | None = None,
+) -> Promotion | None:
+    """Let the champion decide for everybody again, and refuse the canary; None if there was none.
+
+    On disk it has ended before MLflow is asked: an outage keeps no bad canary.
+
+    Raises:
+        UserError: MLflow is down; the next `resume` goes on there.
+    """
+    with champions.alone(task):
+        _complete(registry, champions, task)
+        canary = champions.canary(task)
+        if canary is None:
+            return None
+        card = cards.read(champions.folder(task, canary.version))
+        order = _Order("return", who, why, clock(), evidence or {})
+        version, champion = Version(task, canary.version, card.run_id), champions.pair(task)[0]
+        promotion = _promotion(version, champion, order)
+        champions.begin(promotion)
+        _carry_out(registry, champions, version, promotion)
+        return promotion
 
 
 def resume(registry: Registry, champions: Champions, task: str) -> Promotion | None:
@@ -107,7 +175,7 @@ def complete(registry: Registry, champions: Champions, task: str) -> Promotion |
         order = _Order(
             "promote", version.tags.get("asked_by", ""), version.tags.get("reason", ""), wall_clock()
         )
-        return _enthrone(registry, champions, version, order)
+        return _begun(registry, champions, version, order)
 
 
 def _complete(registry: Registry, champions: Champions, task: str) -> Promotion | None:
@@ -134,7 +202,7 @@ def _decided(registry: Registry, champions: Champions, task: str) -> Version | N
 
 
 def follow(registry: Registry, champions: Champions, task: str) -> Champion | None:
-    """Bring the registry's champion to the disk and let it decide, with the one before beside it.
+    """Bring the registry's champion to the disk and let it decide, the one before and a canary beside it.
 
     None if there is no champion yet.
 
@@ -154,7 +222,29 @@ def follow(registry: Registry, champions: Champions, task: str) -> Champion | No
     if before is not None:
         with suppress(UserError):  # the champion decides all the same
             fetch(registry, champions, before)
+    _follow_canary(registry, champions, version)
     return champions.current(task)
+
+
+def _follow_canary(registry: Registry, champions: Champions, champion: Version) -> None:
+    """The same of the canary; what is under way on this home is left to who completes it."""
+    task = champion.task
+    seen = champions.canary(task)
+    version = registry.aliased(task, CANARY)
+    wanted = _terms(version) if version and version.version != champion.version else None
+    if wanted == seen:
+        return
+    if version is not None:
+        fetch(registry, champions, version)
+    with champions.alone(task):
+        if champions.begun(task) is None and champions.canary(task) == seen:
+            champions.set_canary(task, wanted)
+
+
+def _terms(version: Version) -> Canary | None:
+    """For whom the version decides; None where nobody has said it, whatever the alias."""
+    told = version.tags.get(CANARY)
+    return Canary(**json.loads(told)) if told else None
 
 
 def _known(registry: Registry, task: str, version: str) -> Version:
@@ -174,10 +264,11 @@ class _Order:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _enthrone(registry: Registry, champions: Champions, version: Version, order: _Order) -> Promotion:
+def _begun(registry: Registry, champions: Champions, version: Version, order: _Order) -> Promotion:
+    """Written down, then carried out."""
     before = registry.champion(version.task)
     fetch(registry, champions, version)
-    promotion = _promotion(version, before, order)
+    promotion = _promotion(version, before.version if before else None, order)
     champions.begin(promotion)
     _carry_out(registry, champions, version, promotion)
     return promotion
@@ -185,15 +276,52 @@ def _enthrone(registry: Registry, champions: Champions, version: Version, order:
 
 def _carry_out(registry: Registry, champions: Champions, version: Version, promotion: Promotion) -> None:
     """Every step may have been done before."""
+    steps = {"canary": _try_out, "return": _take_back}.get(promotion.action, _enthrone)
+    steps(registry, champions, version, promotion)
+    champions.ended(version.task)
+
+
+def _enthrone(registry: Registry, champions: Champions, version: Version, promotion: Promotion) -> None:
+    """The canary goes first: who follows the registry never sees it beside another champion than its own."""
     task = version.task
     fetch(registry, champions, version)
+    _end_canary(registry, version, promotion)
     if promotion.previous not in (None, version.version):
         registry.set_alias(task, PREVIOUS, str(promotion.previous))
     registry.set_alias(task, CHAMPION, version.version)
     champions.set_current(task, version.version, promotion.previous)
+    champions.set_canary(task, None)
     champions.record(promotion)
-    _remember(registry, version, promotion)
-    champions.ended(task)
+    _remember(registry, version, promotion, PROMOTED)
+
+
+def _end_canary(registry: Registry, version: Version, promotion: Promotion) -> None:
+    """Refuse a canary that is not the one promoted."""
+    canary = registry.aliased(version.task, CANARY)
+    if canary is None:
+        return
+    if canary.version != version.version:
+        why = f"the {promotion.action} of version {version.version} by {promotion.who} ended its canary"
+        leave_shadow(registry, canary, f"{REFUSED}: {why}")
+    registry.drop_alias(version.task, CANARY)
+
+
+def _try_out(registry: Registry, champions: Champions, version: Version, promotion: Promotion) -> None:
+    task, terms = version.task, promotion.evidence
+    canary = Canary(version.version, terms["share"], terms["since_us"])
+    fetch(registry, champions, version)
+    registry.tag(task, version.version, CANARY, json.dumps(asdict(canary)))
+    registry.set_alias(task, CANARY, version.version)
+    champions.set_canary(task, canary)
+    champions.record(promotion)
+    _remember(registry, version, promotion, CANARY)
+
+
+def _take_back(registry: Registry, champions: Champions, version: Version, promotion: Promotion) -> None:
+    champions.set_canary(version.task, None)
+    champions.record(promotion)
+    registry.drop_alias(version.task, CANARY)
+    _remember(registry, version, promotion, f"{REFUSED}: {promotion.why}")
 
 
 def fetch(registry: Registry, champions: Champions, version: Version) -> None:
@@ -209,13 +337,13 @@ def fetch(registry: Registry, champions: Champions, version: Version) -> None:
         champions.keep(version.task, version.version, Path(space))
 
 
-def _promotion(version: Version, before: Version | None, order: _Order) -> Promotion:
+def _promotion(version: Version, champion: str | None, order: _Order) -> Promotion:
     return Promotion(
         at=order.at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         task=version.task,
         action=order.action,
         version=version.version,
-        previous=before.version if before else None,
+        previous=champion,
         who=order.who,
         why=order.why,
         run_id=version.run_id,
@@ -230,11 +358,11 @@ def headline(version: Version) -> Mapping[str, float]:
     return figures
 
 
-def _remember(registry: Registry, version: Version, promotion: Promotion) -> None:
-    """The history beside the version in the registry, and no challenger that is the champion."""
+def _remember(registry: Registry, version: Version, promotion: Promotion, state: str) -> None:
+    """The history beside the version in the registry, and no challenger of what left the shadow."""
     text = f"{promotion.action} {promotion.at} by {promotion.who}: {promotion.why}"
     registry.tag(version.task, version.version, f"history.{promotion.at}", text)
-    leave_shadow(registry, version, PROMOTED)
+    leave_shadow(registry, version, state)
 
 
 def leave_shadow(registry: Registry, version: Version, state: str) -> None:

@@ -27,7 +27,7 @@ from training.freshness import present
 from training.promotion import complete, follow, in_shadow
 from training.runs import Desk, Reason, Report
 from training.tasks import Task
-from training.tracking import IN_SHADOW, SHADOW
+from training.tracking import CANARY, IN_SHADOW, SHADOW
 
 log = logging.getLogger(__name__)
 
@@ -182,10 +182,10 @@ class Retrainer:
         return None if why and self._answered(task) else why
 
     def _answered(self, task: Task) -> bool:
-        """Whether the challenger that was trained because the watcher asked still waits for its evidence."""
+        """Whether the challenger that was trained because the watcher asked still waits to take over."""
         answer = self._last(task).get("answer")
         version = self._desk.registry.version(task.name, answer) if answer else None
-        return version is not None and version.tags.get(SHADOW) == IN_SHADOW
+        return version is not None and version.tags.get(SHADOW) in (IN_SHADOW, CANARY)
 
     def _crowded(self, task: Task) -> bool:
         """Whether so many challengers are in shadow that one more would only be one more; told once."""

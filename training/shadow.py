@@ -7,15 +7,19 @@ the newest event that it learned from, whose truth it cannot know (docs/decision
 What it says is appended to `<home>/shadow/<task>/<version>/`, each decision once by its place in the log;
 what became of it is told by the version's tags in the registry. There is nothing else to remember, so a
 process that dies is followed by one that goes on.
+
+Where the settings want it (`gate.canary_share`), who has proven itself decides for some customers first, as a
+canary, and is taken back or promoted by what becomes of it (docs/decisions/0015).
 """
 
 import fcntl
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +33,33 @@ from infra.settings import Settings
 from ingestion.history import DAY_US, FROM_THE_START, PLACES, SCORES, History, day_start_us
 from training import inspection, models
 from training.behaviour import misbehaviour
+from training.canary import Canary
 from training.dataset import Dataset
 from training.freshness import present
 from training.models import Scorer
-from training.promotion import fetch, follow, in_shadow, leave_shadow, promote, resume
+from training.paired import Draws, groups_of
+from training.promotion import (
+    fetch,
+    follow,
+    in_shadow,
+    leave_shadow,
+    promote,
+    resume,
+    return_canary,
+    start_canary,
+)
 from training.runs import Desk, finite
-from training.shadow_gate import Matured, Outlook, evidence, judge_shadow, lacking
+from training.shadow_gate import (
+    Matured,
+    Outlook,
+    Stopped,
+    evidence,
+    judge_canary,
+    judge_shadow,
+    lacking,
+    stops_needed,
+    tail,
+)
 from training.tasks import Task, traffic_of
 from training.tracking import EVIDENCE, REFUSED, Version
 from training.traffic import NEEDED, Pair, Scored, Traffic, vectors
@@ -127,27 +152,39 @@ class Shadow:
                 self._not_before[task.name] = self._clock() + IDLE * (self._clock() - began)
 
     def look(self, task: Task) -> None:
-        """Complete what was left undone, score what is new, and judge every challenger, the oldest first.
+        """Complete what was left undone, score what is new, judge a canary and who waits, the oldest first.
 
         Raises:
-            UserError: MLflow is down.
+            UserError: MLflow is down; the canary was judged all the same.
         """
         resume(self._desk.registry, self._desk.champions, task.name)
         traffic = traffic_of(task.name)
-        waiting = in_shadow(self._desk.registry, task.name)
-        self._forget(task.name, waiting)
-        if traffic is None or not waiting:
+        if traffic is None:
             return
         with alone(self._settings.home, task.name) as mine:
+            canary = self._desk.champions.canary(task.name)
+            if canary is not None and mine:
+                what = f"{task.name} {canary.version}"
+                self._guarded(what, lambda: self._advance_canary(task, traffic, canary))
+            waiting = in_shadow(self._desk.registry, task.name)
+            versions = self._at_work(task.name, waiting)
+            self._forget(task.name, versions)
+            if mine:
+                self._tidy(task.name, versions)
             for version in reversed(waiting) if mine else ():
                 self._guarded(
                     f"{task.name} {version.version}",
                     lambda version=version: self._advance(task, traffic, version),  # type: ignore[misc]
                 )
 
-    def _forget(self, task: str, waiting: list[Version]) -> None:
-        """Keep nothing in memory of who is neither in shadow nor the champion."""
-        versions = {each.version for each in waiting} | {self._desk.champions.pair(task)[0]}
+    def _at_work(self, task: str, waiting: list[Version]) -> set[str | None]:
+        """Who is in shadow, canary or champion."""
+        canary = self._desk.champions.canary(task)
+        deciding = {self._desk.champions.pair(task)[0], canary.version if canary else None}
+        return {each.version for each in waiting} | deciding
+
+    def _forget(self, task: str, versions: set[str | None]) -> None:
+        """Keep nothing in memory of others."""
         self._models = {key: each for key, each in self._models.items() if _stays(key, task, versions)}
         self._scores = {key: each for key, each in self._scores.items() if _stays(key, task, versions)}
         self._faults = {key: each for key, each in self._faults.items() if _stays(key, task, versions)}
@@ -156,6 +193,13 @@ class Shadow:
             for what, each in self._complaints.items()
             if what == task or _stays(tuple(what.split()), task, versions)
         }
+
+    def _tidy(self, task: str, versions: set[str | None]) -> None:
+        """Remove the scores of others: the logged vectors and their model can say them again."""
+        everybody = folder_of(self._settings.home, task, "")
+        for folder in everybody.iterdir() if everybody.exists() else ():
+            if folder.name not in versions:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _advance(self, task: Task, traffic: Traffic, version: Version) -> None:
         fetch(self._desk.registry, self._desk.champions, version)
@@ -171,7 +215,77 @@ class Shadow:
             return
         trial = Trial(task, traffic, version, challenger, champion)
         self._log_of(trial).extend(trial, self._history)
-        self._judge(trial)
+        if self._desk.champions.canary(task.name) is None:  # who comes after it meets the champion of then
+            self._judge(trial)
+
+    def _advance_canary(self, task: Task, traffic: Traffic, canary: Canary) -> None:
+        """By what is on disk: an outage of MLflow neither ends the watch over it nor keeps it from ending."""
+        registry, champions = self._desk.registry, self._desk.champions
+        with suppress(UserError):
+            follow(registry, champions, task.name)
+        newest, champion = present(self._history, task), champions.current(task.name)
+        if newest is None or champion is None or champions.canary(task.name) != canary:
+            return
+        trial = Trial(
+            task=task,
+            traffic=traffic,
+            version=Version(task.name, canary.version, ""),
+            challenger=self._loaded(task.name, canary.version),
+            champion=self._loaded(task.name, champion.version),
+        )
+        try:
+            for each in (trial.challenger, trial.champion):
+                each.model.card.expect(traffic.features.names, traffic.features.hash)
+        except UserError as error:
+            self._take_back(trial, str(error), {})
+            return
+        self._log_of(trial).extend(trial, self._history)
+        self._judge_canary(trial, canary, newest)
+
+    def _judge_canary(self, trial: Trial, canary: Canary, newest: int) -> None:
+        outlook, told = self._canary_outlook(trial, canary, newest)
+        self._desk.champions.tell_canary(trial.task.name, canary, finite(told))
+        if self._desk.champions.canary(trial.task.name) != canary:
+            return  # a person was quicker
+        if outlook.state == "passed":
+            self._promote(trial.version, "; ".join(outlook.reasons), told)
+        elif outlook.state == "refused":
+            self._take_back(trial, "; ".join(outlook.reasons), told)
+
+    def _canary_outlook(self, trial: Trial, canary: Canary, newest: int) -> tuple[Outlook, dict[str, Any]]:
+        """What is to become of a canary, by the decisions whose truth the shadow did not know yet."""
+        before = self._desk.champions.canary_evidence(trial.task.name, canary)
+        looks, stop_looks = (int(before.get(name, 0)) for name in ("looks", "stop_looks"))
+        unseen_us = canary.since_us - round(self._settings.labels.maturity_days * DAY_US) + 1
+        counts, _, found = self._matured(trial, max(trial.start_us, unseen_us), newest, looks)
+        stopped = self._stopped(trial, canary, stop_looks)
+        age_days, looks = (newest - canary.since_us) / DAY_US, looks + (found is not None)
+        outlook = judge_canary(found, stopped, self._settings.gate, age_days, looks)
+        told = counts | {
+            "against": trial.champion.version,
+            "days": round(age_days, 3),
+            "looks": looks,
+            "stop_looks": stop_looks + (not np.isnan(stopped.excess)),
+            "stopped": asdict(stopped),
+            **_said(outlook),
+            **_shown(found, before),
+        }
+        return outlook, told
+
+    def _stopped(self, trial: Trial, canary: Canary, looks: int) -> Stopped:
+        """Beside what the champion would have stopped of the canary's payments, at the look after so many."""
+        how, gate = trial.traffic.canaried, self._settings.gate
+        assert how is not None
+        rows, pair = self._paired(trial, how.made(self._settings, canary.version, canary.since_us))
+        own, rival = (
+            how.stopped(self._settings, rows, each).astype(np.float64)
+            for each in (pair.challenger, pair.champion)
+        )
+        excess = np.nan
+        if own.sum() >= stops_needed(looks):
+            draws = Draws(groups_of(rows.columns[how.asker].tolist()), np.ones(len(rows)), tail(gate, looks))
+            excess = draws.excess(own, rival, gate.canary_max_ratio)
+        return Stopped(len(rows), int(own.sum()), int(rival.sum()), excess)
 
     def _judge(self, trial: Trial) -> None:
         faults = self._inspected(trial)
@@ -185,28 +299,34 @@ class Shadow:
         self._tell(trial.version, told)
         if outlook.state == "passed":
             reason = trial.version.tags.get("reason", "")
-            self._promote(trial.version, "; ".join(filter(None, (reason, *outlook.reasons))), told)
+            self._passed(trial, newest, "; ".join(filter(None, (reason, *outlook.reasons))), told)
         elif outlook.state == "refused":
             self._refuse(trial.version, list(outlook.reasons))
 
     def _outlook(self, trial: Trial, newest: int) -> tuple[Outlook, dict[str, Any]]:
         """What is to become of a challenger, and what is to be told of it."""
-        gate, traffic = self._settings.gate, trial.traffic
-        looks = int(trial.told.get("looks", 0))
-        rows, pair = self._paired(trial, traffic.matured(self._settings, trial.start_us, newest))
-        counts = len(rows), int((rows.target > 0).sum())
-        missing = lacking(evidence(gate, looks, traffic.what, counts))
-        found = None if missing else traffic.compared(self._settings, rows, pair, looks)
+        gate, looks = self._settings.gate, int(trial.told.get("looks", 0))
+        counts, missing, found = self._matured(trial, trial.start_us, newest, looks)
         age = (newest - trial.challenger.model.card.trained.label_cutoff_us) / DAY_US
         outlook = judge_shadow(missing, found, gate, age)
-        told = dict(zip(traffic.what, counts, strict=True)) | {
+        told = counts | {
             "against": trial.champion.version,
             "looks": looks + (outlook.state == "unproven"),
-            "state": outlook.state,
-            "reasons": [each[:MOST_LETTERS] for each in outlook.reasons[:MOST_REASONS]],
+            **_said(outlook),
             **_shown(found, trial.told),
         }
         return outlook, told
+
+    def _matured(
+        self, trial: Trial, start_us: int, newest: int, looks: int
+    ) -> tuple[dict[str, Any], tuple[str, ...], Matured | None]:
+        """How much is known of decisions from a time on, what is missing, and if nothing, what it shows."""
+        gate, traffic = self._settings.gate, trial.traffic
+        rows, pair = self._paired(trial, traffic.matured(self._settings, start_us, newest))
+        counts = len(rows), int((rows.target > 0).sum())
+        missing = lacking(evidence(gate, looks, traffic.what, counts))
+        found = None if missing else traffic.compared(self._settings, rows, pair, looks)
+        return dict(zip(traffic.what, counts, strict=True)), missing, found
 
     def _paired(self, trial: Trial, rows: Dataset) -> tuple[Dataset, Pair]:
         """Matured decisions that were scored, with both models' scores; the champion may have changed."""
@@ -245,6 +365,22 @@ class Shadow:
     def _refuse(self, version: Version, reasons: list[str]) -> None:
         log.info("challenger %s %s is refused: %s", version.task, version.version, "; ".join(reasons))
         leave_shadow(self._desk.registry, version, f"{REFUSED}: {'; '.join(reasons)}")
+
+    def _passed(self, trial: Trial, newest: int, why: str, told: Mapping[str, Any]) -> None:
+        """It decides for some customers first, if the settings want it and the task knows who is asking."""
+        version, share = trial.version, self._settings.gate.canary_share
+        if not share or trial.traffic.canaried is None:
+            self._promote(version, why, told)
+            return
+        registry, champions = self._desk.registry, self._desk.champions
+        canary = Canary(version.version, share, newest)
+        start_canary(registry, champions, version.task, canary, WHO, why, evidence=finite(dict(told)))
+        log.info("challenger %s %s decides for %g of the customers", version.task, version.version, share)
+
+    def _take_back(self, trial: Trial, why: str, told: Mapping[str, Any]) -> None:
+        log.info("canary %s %s is taken back: %s", trial.task.name, trial.version.version, why)
+        found = finite(dict(told))
+        return_canary(self._desk.registry, self._desk.champions, trial.task.name, WHO, why, evidence=found)
 
     def _promote(self, version: Version, why: str, told: Mapping[str, Any]) -> None:
         done = promote(
@@ -358,6 +494,12 @@ def newest_vectors(history: History, traffic: Traffic) -> Floats:
         if len(matrix):
             return matrix[-SAMPLE:]
     return np.empty((0, len(traffic.features.names)))
+
+
+def _said(outlook: Outlook) -> dict[str, Any]:
+    """What is told of an outlook; the registry keeps no long texts."""
+    reasons = [each[:MOST_LETTERS] for each in outlook.reasons[:MOST_REASONS]]
+    return {"state": outlook.state, "reasons": reasons}
 
 
 def _shown(found: Matured | None, before: Mapping[str, Any]) -> dict[str, Any]:

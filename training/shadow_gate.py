@@ -16,6 +16,9 @@ from training.paired import Gain
 GROWTH = 1.5
 """The next look wants so many times the evidence of this one."""
 
+LEAST_STOPPED = 20
+"""Payments that a canary must have declined or sent to review before they are counted against it."""
+
 State = Literal["waiting", "unproven", "passed", "refused"]
 
 
@@ -41,6 +44,11 @@ def needed(gate: Gate, looks: int) -> tuple[int, int]:
     """Matured labels and frauds (quotes and purchases) that the look after so many others wants."""
     times = GROWTH**looks
     return round(gate.shadow_labels * times), round(gate.shadow_frauds * times)
+
+
+def stops_needed(looks: int) -> int:
+    """Payments stopped by a canary that the look after so many others wants."""
+    return round(LEAST_STOPPED * GROWTH**looks)
 
 
 def tail(gate: Gate, looks: int) -> float:
@@ -76,14 +84,65 @@ def judge_shadow(missing: Sequence[str], found: Matured | None, gate: Gate, age_
     """
     if missing or found is None:
         return _unless_old(Outlook("waiting", tuple(missing)), gate, age_days)
-    beyond = [_beyond(limit) for limit in found.limits if not limit.low <= limit.value <= limit.high]
-    worse = [_told(each) for each in found.gains if not each.high > gate.shadow_min_gain]
-    if beyond or worse:
-        return Outlook("refused", (*worse, *beyond))
+    if against := _against(found, gate):
+        return Outlook("refused", against)
     unsure = [_unsure(each) for each in found.gains if not each.low > gate.shadow_min_gain]
     if unsure:
         return _unless_old(Outlook("unproven", tuple(unsure)), gate, age_days)
     return Outlook("passed", tuple(_told(each) for each in found.gains))
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What a canary declined or sent to review of the payments that it decided, beside the champion."""
+
+    decisions: int
+    own: int
+    champion: int
+    """So many of the same payments the champion would have stopped."""
+    excess: float
+    """Surely so many more than `canary_max_ratio` times the champion's; NaN where too few prove nothing."""
+
+
+def judge_canary(found: Matured | None, stopped: Stopped, gate: Gate, age_days: float, looks: int) -> Outlook:
+    """What to do now: `waiting` lets it go on, `refused` takes it back, `passed` makes it the champion.
+
+    Args:
+        found: what the decisions since the shadow's last look show; None if too few are new since a look.
+        stopped: what needs no labels.
+        gate: the policy.
+        age_days: of event time since it began.
+        looks: so often its decisions' labels were looked at, this time included.
+    """
+    against = () if found is None else _against(found, gate)
+    if stopped.excess > 0.0:
+        against = (*against, f"{_stopped(stopped)}: surely more than {gate.canary_max_ratio:g} times as many")
+    if against:
+        return Outlook("refused", against)
+    if age_days < gate.canary_days:
+        return Outlook("waiting", (f"{age_days:.1f} of {gate.canary_days:g} days",))
+    if stopped.decisions < gate.shadow_labels:
+        few = f"{stopped.decisions} decisions so far, expected at least {gate.shadow_labels}"
+        return Outlook("waiting", (few,))
+    if not looks:
+        return Outlook("waiting", ("too few matured labels so far",))
+    gains = () if found is None else tuple(_told(each) for each in found.gains)
+    lasted = f"canary for {age_days:.1f} days: {_stopped(stopped)}"
+    return Outlook("passed", (lasted, *gains))
+
+
+def _stopped(found: Stopped) -> str:
+    return (
+        f"{found.own} of {found.decisions} payments declined or reviewed,"
+        f" {found.champion} of the same by the champion"
+    )
+
+
+def _against(found: Matured, gate: Gate) -> tuple[str, ...]:
+    """What is surely worse, and which limits are broken."""
+    worse = [_told(each) for each in found.gains if not each.high > gate.shadow_min_gain]
+    beyond = [_beyond(limit) for limit in found.limits if not limit.low <= limit.value <= limit.high]
+    return (*worse, *beyond)
 
 
 def _unless_old(outlook: Outlook, gate: Gate, age_days: float) -> Outlook:

@@ -31,6 +31,9 @@ HEADLINE = "headline"
 SHADOW, IN_SHADOW, DIRECT, ASIDE, PROMOTED, REFUSED = "shadow", "on", "direct", "off", "promoted", "refused"
 """Tag of a version, and what it may be: scoring beside the champion; to take over on its trial alone;
 neither; once champion; refused, with a colon and why."""
+CANARY = "canary"
+"""Alias of the version that decides for some customers, its state in the tag `SHADOW`, and the tag that says
+for which and since when, as JSON."""
 EVIDENCE = "shadow_evidence"
 """Tag of a version: what its shadow has shown so far, as JSON."""
 

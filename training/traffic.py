@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.definition import FeatureSet
-from features.state import Floats
+from features.state import Flags, Floats
 from infra.settings import Settings
 from training.dataset import Dataset
 from training.models import Scorer
@@ -32,6 +32,18 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Canaried:
+    """What a canary needs to know of a task, and how it is watched before there are labels."""
+
+    asker: str
+    """Column of `made` that names who is asking: the same one is always on the same side."""
+    made: Callable[[Settings, str, int], Dataset]
+    """Decisions that a version truly made, from a time on, inclusive, with the logged vectors; no target."""
+    stopped: Callable[[Settings, Dataset, Scored], Flags]
+    """Which of them a model would not simply let pass."""
+
+
+@dataclass(frozen=True)
 class Traffic:
     """What shadowing needs to know of a task."""
 
@@ -46,6 +58,8 @@ class Traffic:
     """Decisions from a time on, inclusive, whose truth is known at the cut-off, with the logged vectors."""
     compared: Callable[[Settings, Dataset, Pair, int], Matured]
     """What two models are worth on them, at the look after so many others."""
+    canaried: Canaried | None = None
+    """None: nobody knows who is asking, so there is no canary and who has proven itself takes over."""
 
 
 NEEDED = ("feature_names", "features")

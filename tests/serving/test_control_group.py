@@ -31,6 +31,9 @@ class Champion:
         card = Card("fraud", "7", FRAUD.names, FRAUD.hash, trained, reference=tuple(mean.tolist()))
         return Linear(Coefficients(mean, np.ones(len(weight)), weight, 0.0), card)
 
+    def canary(self, task: str) -> None:
+        """None."""
+
 
 def policy(share: float, salt: str = "secret") -> FraudPolicy:
     return settings.load().fraud.model_copy(

@@ -95,6 +95,9 @@ class Champion:
     def current(self, task: str) -> Model:
         return self._model
 
+    def canary(self, task: str) -> None:
+        """None."""
+
 
 @pytest.mark.parametrize("explain", [False, True])
 def test_what_is_simply_approved_has_reasons_if_they_are_asked_for(model: Model, explain: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from features.connection import Connection, StoreError, type_of_command
+from features.connection import Connection, type_of_command
 from ingestion.broker import Partition
 from ingestion.topics import CUSTOMER_STREAM, LABELS, TERMINAL_STREAM, TRANSACTIONS
 from serving.customer_stage import CustomerStage
@@ -17,7 +17,7 @@ from serving.review_queue import PENDING
 from serving.terminal_stage import TerminalStage
 from tests.api import serving
 from tests.payments import START, label, payment
-from tests.servers import Servers
+from tests.servers import Breaking, DiedError, Servers
 
 pytestmark = pytest.mark.servers
 
@@ -59,25 +59,6 @@ def die_after(servers: Servers, writes: int) -> None:
     limit = time.monotonic() + 30
     with suppress(DiedError):
         worker.run(lambda: not servers.lag() or time.monotonic() > limit, wait_ms=20)
-
-
-class DiedError(StoreError):
-    """The store took no more."""
-
-
-class Breaking(Connection):
-    """Lets so many posted commands through, then none."""
-
-    def __init__(self, url: str, writes: int) -> None:
-        super().__init__(url)
-        self._left = writes
-
-    def post(self, commands: Sequence[type_of_command]) -> None:
-        super().post(commands[: self._left])
-        self._left -= len(commands)
-        if self._left < 0:
-            self.settle()
-            raise DiedError("broken off")
 
 
 def test_a_repeated_batch_brings_back_what_was_judged_only_until_its_label_is_folded(

@@ -17,7 +17,6 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 
-from features.connection import Connection, StoreError, type_of_command
 from features.fraud import CUSTOMER, TERMINAL, codes_of_rows
 from features.online import Codec
 from features.state import Entity, Events, States, codes_of, fold
@@ -31,7 +30,7 @@ from serving.customer_stage import values_of
 from serving.entity_stage import StreamBatch, read_batch
 from serving.processes import GROUP
 from tests.payments import same_bits
-from tests.servers import Servers, until
+from tests.servers import Breaking, DiedError, Servers, until
 
 pytestmark = pytest.mark.servers
 
@@ -87,7 +86,7 @@ def test_writes_that_break_off_anywhere(servers: Servers) -> None:
             worker = servers.worker()
             worker._store = Breaking(servers.redis, writes)
             limit = time.monotonic() + 60
-            with pytest.raises(StoreError, match="broken off"):
+            with pytest.raises(DiedError):
                 worker.run(partial(past, limit), wait_ms=20)
         with servers.working():
             decided.await_all(log, lambda: None)
@@ -98,21 +97,6 @@ def test_writes_that_break_off_anywhere(servers: Servers) -> None:
 
 def past(limit: float) -> bool:
     return time.monotonic() > limit
-
-
-class Breaking(Connection):
-    """Lets so many posted commands through, then none."""
-
-    def __init__(self, url: str, writes: int) -> None:
-        super().__init__(url)
-        self._left = writes
-
-    def post(self, commands: Sequence[type_of_command]) -> None:
-        super().post(commands[: self._left])
-        self._left -= len(commands)
-        if self._left < 0:
-            self.settle()
-            raise StoreError("broken off")
 
 
 def simulated(n: int) -> PaymentLog:

@@ -1,6 +1,6 @@
 """Live payments made for the tests of shadowing: decided with vectors, labelled a week later."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,8 @@ from training.card import Card, Trained
 
 COLUMN = {name: place for place, name in enumerate(FRAUD.names)}
 DAYS, LEARNED_DAYS, A_DAY = 30, 16, 800
+type_of_deciders = Callable[[Sequence[str]], Sequence[str]]
+"""Of customers, which version decides for each."""
 SMALL = {**booster.CLASSIFIER, "num_iterations": 60}
 
 
@@ -78,31 +80,44 @@ def live(seed: int = 3) -> Live:
     return Live(matrix, fraud, MIDNIGHT_US + np.sort(draw.integers(0, DAYS * DAY_US, n)))
 
 
-def write(history: History, found: Live, decided_by: str = "1", until_day: int = DAYS) -> None:
-    """Payments and labels of all days, and decisions with their vectors, as the historian writes them."""
-    n = int((found.time_us < MIDNIGHT_US + until_day * DAY_US).sum())
+def write(
+    history: History,
+    found: Live,
+    decided_by: str | type_of_deciders = "1",
+    until_day: float = DAYS,
+    from_day: float = 0,
+) -> None:
+    """Payments and labels of days, and decisions with their vectors, as the historian writes them."""
+    from_us, until_us = (MIDNIGHT_US + day * DAY_US for day in (from_day, until_day))
+    start, n = (int((found.time_us < moment_us).sum()) for moment_us in (from_us, until_us))
     shared = {name: pa.array([f"{letter}-{i % count}" for i in range(n)]) for name, letter, count in _IDS}
     shared |= {"amount": found.matrix[:n, COLUMN["amount"]]}
-    history.append(TRANSACTIONS, completed(TRANSACTIONS, pa.table(shared | _described(found, n))))
+    history.append(
+        TRANSACTIONS, completed(TRANSACTIONS, pa.table(shared | _described(found, n)).slice(start))
+    )
     arrived = found.time_us[:n] + 7 * DAY_US - 1
     words = pa.array(np.where(found.fraud[:n], "fraud", "legitimate"))
     said = {"event_time_us": arrived, "label": words, "source": pa.array(["settlement"] * n)} | _places(n)
-    known = arrived < MIDNIGHT_US + until_day * DAY_US
+    known = (arrived >= from_us) & (arrived < until_us)
     history.append(LABELS, completed(LABELS, pa.table(shared | said).filter(pa.array(known))))
-    history.append(DECISIONS, decisions(found, slice(0, n), decided_by))
+    history.append(DECISIONS, decisions(found, slice(start, n), decided_by))
 
 
-def decisions(found: Live, rows: slice, decided_by: str = "1", n_partitions: int = 2) -> pa.Table:
+def decisions(
+    found: Live, rows: slice, decided_by: str | type_of_deciders = "1", n_partitions: int = 2
+) -> pa.Table:
     """Rows of the history's decisions, all approved."""
     at = np.arange(len(found.time_us))[rows]
+    customers = [f"c-{i % 900}" for i in at]
+    versions = [decided_by] * len(at) if isinstance(decided_by, str) else decided_by(customers)
     columns = {
         "transaction_id": pa.array([f"t-{i}" for i in at]),
         "event_time_us": found.time_us[at],
-        "customer_id": pa.array([f"c-{i % 900}" for i in at]),
+        "customer_id": pa.array(customers),
         "decision": pa.array(["approve"] * len(at)),
         "policy_decision": pa.array(["approve"] * len(at)),
         "propensity": np.ones(len(at)),
-        "model_version": pa.array([decided_by] * len(at)),
+        "model_version": pa.array(versions, pa.string()),
         "feature_names": pa.array([list(FRAUD.names)] * len(at)),
         "features": pa.ListArray.from_arrays(
             np.arange(len(at) + 1, dtype=np.int32) * len(FRAUD.names), found.matrix[at].ravel()

@@ -23,7 +23,7 @@ from training.booster import Model
 from training.champions import Champions, Promotion
 from training.promotion import in_shadow, leave_shadow, promote
 from training.runs import Desk
-from training.shadow import Shadow
+from training.shadow import Shadow, folder_of
 from training.tasks import task
 from training.tracking import EVIDENCE, IN_SHADOW, REFUSED, SHADOW, Registry, Tracking
 
@@ -120,11 +120,15 @@ def test_a_clock_that_is_years_ahead_ages_no_challenger_and_who_is_gone_is_forgo
     assert told(desk, version) == IN_SHADOW, "a week old, whatever a single clock says"
     assert re.search(r"\d+ matured labels so far", evidence(desk, version)["reasons"][0])
     assert {key[1] for key in shadow._models} >= {first, version}
+    scores = folder_of(chosen.home, "fraud", version)
+    Shadow(chosen.model_copy(update={"gate": gate}), [fraud], desk).look(fraud)
+    assert list(scores.iterdir()), "a new process goes on with what the one before wrote"
     for each in in_shadow(desk.registry, "fraud"):
         leave_shadow(desk.registry, each, REFUSED)
     shadow.look(fraud)
     assert {key[1] for key in shadow._models} == {first}
     assert (shadow._scores, shadow._faults) == ({}, {})
+    assert not scores.exists()
 
 
 def write_one(history: History, found: Live) -> None:
