@@ -45,6 +45,11 @@ def marked(home: Path, part: str | None = None) -> list[psutil.Process]:
     return [process for process in _others() if _carries(process, wanted)]
 
 
+def listens(home: Path, part: str, port: int) -> bool:
+    """Whether a process of that part listens on the port: another stack's server may answer there."""
+    return any(_listens(process, port) for process in marked(home, part))
+
+
 def end(processes: Sequence[psutil.Process], grace_s: float) -> None:
     """Ask processes to stop; kill those that still run after `grace_s`."""
     for process in processes:
@@ -70,6 +75,14 @@ def _carries(process: psutil.Process, wanted: dict[str, str]) -> bool:
         return _runs(process) and wanted.items() <= process.environ().items()
     except (psutil.Error, OSError):
         return False
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    try:
+        sockets = process.net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)
 
 
 def _runs(process: psutil.Process) -> bool:
