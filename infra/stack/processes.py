@@ -45,9 +45,13 @@ def marked(home: Path, part: str | None = None) -> list[psutil.Process]:
     return [process for process in _others() if _carries(process, wanted)]
 
 
-def listens(home: Path, part: str, port: int) -> bool:
-    """Whether a process of that part listens on the port: another stack's server may answer there."""
-    return any(_listens(process, port) for process in marked(home, part))
+def listens(pid: int, port: int) -> bool:
+    """Whether the process or one that it has started listens on the port."""
+    try:
+        process = psutil.Process(pid)
+        return any(_listens(each, port) for each in (process, *process.children(recursive=True)))
+    except psutil.Error:
+        return False
 
 
 def end(processes: Sequence[psutil.Process], grace_s: float) -> None:
