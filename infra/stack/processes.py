@@ -45,6 +45,15 @@ def marked(home: Path, part: str | None = None) -> list[psutil.Process]:
     return [process for process in _others() if _carries(process, wanted)]
 
 
+def listens(pid: int, port: int) -> bool:
+    """Whether the process or one that it has started listens on the port."""
+    try:
+        process = psutil.Process(pid)
+        return any(_listens(each, port) for each in (process, *process.children(recursive=True)))
+    except psutil.Error:
+        return False
+
+
 def end(processes: Sequence[psutil.Process], grace_s: float) -> None:
     """Ask processes to stop; kill those that still run after `grace_s`."""
     for process in processes:
@@ -70,6 +79,14 @@ def _carries(process: psutil.Process, wanted: dict[str, str]) -> bool:
         return _runs(process) and wanted.items() <= process.environ().items()
     except (psutil.Error, OSError):
         return False
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    try:
+        sockets = process.net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -131,7 +131,7 @@ class Runner(threading.Thread):
 
     def _await_answer(self, place: Place, process: subprocess.Popen[bytes], started: float) -> None:
         while not self._asked.is_set() and process.poll() is None:
-            if self._part.answers(place):
+            if self._part.answers(place) and _is_its_own(process, place):
                 self._became_healthy(time.monotonic() - started)
                 return
             if time.monotonic() - started > self._part.patience_s:
@@ -173,3 +173,8 @@ class Runner(threading.Thread):
     def _show(self, state: State, **changes: object) -> None:
         self._status = replace(self._status, state=state, **changes)  # type: ignore[arg-type]
         self._board.put(self._status)
+
+
+def _is_its_own(process: subprocess.Popen[bytes], place: Place) -> bool:
+    """Two stacks that start at once may choose the same port: the slower one ends, and chooses anew."""
+    return not place.port or processes.listens(process.pid, place.port)

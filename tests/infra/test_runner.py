@@ -17,7 +17,7 @@ from infra.stack.board import Board, Status
 from infra.stack.folder import Folder, rotate, tail
 from infra.stack.ours import told_ready
 from infra.stack.part import Part, Place, Say
-from infra.stack.ports import free_from, is_free
+from infra.stack.ports import answers, free_from, is_free
 from infra.stack.processes import Identity, identify
 from infra.stack.runner import Runner
 
@@ -148,6 +148,30 @@ def test_a_taken_port_moves() -> None:
         moved = free_from(port)
     assert moved > port
     assert free_from(moved, frozenset({moved})) > moved
+
+
+def test_the_answer_of_another_stack_is_not_taken_for_its_own(run: Run, board: Board) -> None:
+    foreign: list[socket.socket] = []
+
+    def lose_the_port(place: Place, _say: Say) -> None:
+        if not foreign:
+            foreign.append(socket.create_server(("127.0.0.1", place.port)))
+
+    listen = (
+        "import socket, sys, time; _ = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+    )
+    second = Part(
+        "second",
+        lambda place: [sys.executable, "-S", "-c", listen, str(place.port)],
+        lambda place: answers(place.port),
+        port=free_from(23_000),
+        prepare=lose_the_port,
+    )
+    run(second)
+    try:
+        assert until(board, "second", is_healthy).port > second.port
+    finally:
+        foreign[0].close()
 
 
 def test_a_process_is_not_mistaken_for_a_later_one_of_its_id() -> None:
