@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from features import replay
 from features.fraud import FRAUD
+from features.state import Flags
 from infra import settings
 from infra.settings import Settings
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
+from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
 from tests.training.test_skew import decisions
 from tests.training.watched import DAYS, PAST_DAYS, RING_DAY, World, kept, outage, world, written
 from training import findings, fraud, models, watch_report
@@ -109,6 +111,40 @@ def test_clocks_that_jump_move_nothing_but_their_own_alert(made: World, chosen: 
     assert [each.name for each in other.alerts] == ["clock_ahead"]
     assert other.at_us == found.at_us
     assert other.due == ()
+
+
+def test_payments_that_come_three_days_late_are_told_and_are_no_decline(
+    made: World, chosen: Settings
+) -> None:
+    """A fifth of the payments of the last days is written to the log three days after its time."""
+    until, live = made.us(RING_DAY), made.us(RING_DAY - 5)
+    paid, labels = (
+        rows.filter(pa.array(rows["event_time_us"].to_numpy() < until))
+        for rows in (made.events.decided, made.events.settled)
+    )
+    past = pa.array(paid["event_time_us"].to_numpy() < live)
+    newest = paid.filter(pc.invert(past))
+    found = []
+    for name, late in (("in_time", 0), ("late", np.arange(len(newest)) % 5 == 0)):
+        mine = chosen.model_copy(update={"home": chosen.home.with_name(name)})
+        kept(mine, made.trial)
+        history = written(mine, paid.filter(past), labels)
+        history.append(TRANSACTIONS, by_the_log(newest, np.asarray(late)))
+        found.append(seen(mine, made, RING_DAY))
+    assert [[each.name for each in one.alerts] for one in found] == [[], ["late_events"]]
+    assert found[1].freshness.late_share == pytest.approx(0.2, abs=0.1)
+    assert found[1].due == ()
+
+
+def by_the_log(rows: pa.Table, late: Flags) -> pa.Table:
+    """Rows in one partition, in the order in which they came: some three days after their time."""
+    came = rows["event_time_us"].to_numpy() + np.where(late, 3 * DAY_US, 0)
+    rows = rows.take(pa.array(np.argsort(came, kind="stable")))
+    columns = {name: rows[name] for name in rows.column_names}
+    for name in ("customer", "terminal"):
+        columns[f"{name}_partition"] = pa.array(np.zeros(len(rows), np.int32))
+        columns[f"{name}_position"] = pa.array(np.arange(len(rows)))
+    return completed(TRANSACTIONS, pa.table(columns))
 
 
 def replace_times(rows: pa.Table, moved: list[tuple[int, int]]) -> pa.Table:
