@@ -159,8 +159,13 @@ async def _run(
     answers: list[Answer] = []
     errors: list[str] = []
     start = time.perf_counter()
-    slots = iter(enumerate(_bodies(round(seconds * rate))))
-    callers = [_caller(ports, slots, start, rate, answers, errors) for _ in range(PROCESSES * CONNECTIONS)]
+    bodies = list(enumerate(_bodies(round(seconds * rate))))
+    slots = [iter(bodies[process::PROCESSES]) for process in range(PROCESSES)]
+    callers = [
+        _caller(process, ports[process], slots[process], start, rate, answers, errors)
+        for process in range(PROCESSES)
+        for _ in range(CONNECTIONS)
+    ]
     changing = asyncio.create_task(_changing(ports[0], start, seconds))
     await asyncio.gather(*callers, changing)
     return answers, errors, changing.result()
@@ -173,19 +178,18 @@ def _bodies(count: int) -> list[bytes]:
 
 
 async def _caller(
-    ports: Sequence[int],
+    process: int,
+    port: int,
     slots: Iterator[tuple[int, bytes]],
     start: float,
     rate: float,
     answers: list[Answer],
     errors: list[str],
 ) -> None:
-    """Send each request at its moment, or at once if that has passed."""
-    streams = [await asyncio.open_connection("127.0.0.1", port) for port in ports]
+    """Send each request of a process at its moment, or at once if that has passed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for number, body in slots:
         await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
-        process = number % len(ports)
-        reader, writer = streams[process]
         sent_s = time.perf_counter()
         writer.write(request(PATH, body))
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -194,8 +198,7 @@ async def _caller(
             answers.append(_answer(process, sent_s, content))
         else:
             errors.append(content[:200].decode(errors="replace"))
-    for _, writer in streams:
-        writer.close()
+    writer.close()
 
 
 def _answer(process: int, sent_s: float, content: bytes) -> Answer:
