@@ -18,7 +18,7 @@ from training import card as cards
 from training.champions import Champions
 from training.tracking import Registry
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(2_400)]
 
 STORY = Story(seed=1)
 
