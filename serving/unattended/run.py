@@ -5,6 +5,7 @@ frozen. Time is the events': two turns of each a day.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,6 +201,10 @@ class Unattended:
 
     def run(self) -> Iterator[Day]:
         """The days in order; the first champions are learned from the past before day 0, by the retrainer."""
+        with closing(self.desk.registry):
+            yield from self._days()
+
+    def _days(self) -> Iterator[Day]:
         history = History(self._chosen.history)
         past = {name: self._story.past_of(name) for name in TASKS}
         history.backfill({TRANSACTIONS: past["fraud"].decided, LABELS: past["fraud"].settled})
@@ -214,7 +219,6 @@ class Unattended:
         for number in range(self._story.days):
             parts = range(number * turns, (number + 1) * turns)
             yield Day.whole([self._turn(each, learning, frozen) for each in parts])
-        self.desk.registry.close()
 
     def _turn(self, turn: int, learning: _System, frozen: _System) -> Day:
         learning.models.refresh()
