@@ -32,12 +32,16 @@ VERBS = {
     "up": Verb("infra.stack.commands:up", "Start the local stack; needs no Docker, Java or root."),
     "down": Verb("infra.stack.commands:down", "Stop the local stack; --purge forgets its data too."),
     "status": Verb("infra.stack.commands:status", "Show each part of the stack and its address."),
+    "secrets": Verb("infra.secrets_command:secrets", "Make API keys and other secrets, once."),
+    "supply": Verb("infra.supply_command:supply", "List packages, licences and known vulnerabilities."),
     "doctor": Verb("infra.stack.commands:doctor", "Look for what is missing or broken, and say what to do."),
     "simulate": Verb("ingestion.commands:simulate", "Send seeded, made-up events to Kafka."),
     "replay": Verb("ingestion.commands:replay", "Send a file of past events to Kafka."),
     "replay-dlq": Verb("ingestion.commands:replay_dlq", "Send a topic's dead letters again."),
     "backfill": Verb("features.commands:backfill", "Load a file of past events into history and features."),
+    "forget": Verb("serving.forget_command:forget", "Take a person out of everything, and prove it."),
     "rebuild": Verb("features.commands:rebuild", "Compute the feature store anew from history."),
+    "audit": Verb("serving.audit_command:audit", "Prove that no event was lost, doubled or misremembered."),
     "features": Verb("features.commands:features", "Write every feature of a file's events to a file."),
     "train": Verb("training.commands:train", "Train a challenger for a task, fraud or pricing."),
     "evaluate": Verb("training.commands:evaluate", "Measure a task's model on a file of past events."),
@@ -57,13 +61,19 @@ VERBS = {
     "bench-swaps": Verb(
         "serving.bench.swaps:bench_swaps", "Promote and roll back under load; check each answer."
     ),
+    "bench-overload": Verb(
+        "serving.bench.overload:bench_overload",
+        "Send twice what can be answered; count what is late or lost.",
+    ),
+    "soak": Verb("serving.bench.soak:soak", "Run for long at half the capacity; see whether anything grows."),
 }
 
 PROCESSES = {
     "worker": Verb("serving.processes:worker", "Decide and fold the events of the stream."),
     "history": Verb("ingestion.processes:history", "Write the stream to the Parquet history."),
-    "api": Verb("serving.processes:api", "Answer over HTTP."),
+    "api": Verb("serving.api_process:api", "Answer over HTTP."),
     "retrainer": Verb("training.processes:retrainer", "Retrain when labels, time or drift ask for it."),
+    "mlflow": Verb("infra.mlflow_process:mlflow", "Serve MLflow over a database with a password."),
 }
 
 

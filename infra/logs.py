@@ -6,11 +6,14 @@ import sys
 import time
 from typing import TextIO
 
+from infra.card_numbers import masked
+
 
 class OneLine(logging.Formatter):
     """Writes `2026-03-01T12:00:00.123Z INFO serving.worker: batch done {"events": 5}`.
 
     The facts are what the call passed as `extra={"facts": {...}}`; an exception is folded into the line.
+    A card number, wherever it came from, is masked.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -21,7 +24,7 @@ class OneLine(logging.Formatter):
             parts.append(json.dumps(facts, default=str))
         if record.exc_info:
             parts.append(self.formatException(record.exc_info))
-        return " ".join(parts).replace("\n", "\\n")
+        return masked(" ".join(parts)).replace("\n", "\\n")
 
 
 def setup(level: str = "INFO", out: TextIO | None = None) -> None:

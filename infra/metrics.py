@@ -38,6 +38,10 @@ API_REQUESTS = Metric("tollgate_api_requests_total", "HTTP requests answered.", 
 API_SECONDS = Metric(
     "tollgate_api_request_seconds", "Time to answer an HTTP request.", ("call",), LATENCY_BUCKETS_S
 )
+API_REFUSED = Metric(
+    "tollgate_api_refused_total", "HTTP requests refused because there were too many.", ("kind",)
+)
+API_LIMIT = Metric("tollgate_api_limit_calls", "Small calls that may be in work at the same time.")
 API_STAGE_SECONDS = Metric(
     "tollgate_api_stage_seconds",
     "Time in a stage of an answer: parse, features, model, policy, publish.",
@@ -47,6 +51,10 @@ API_STAGE_SECONDS = Metric(
 DECISIONS = Metric("tollgate_decisions_total", "Fraud decisions.", ("decision", "path"))
 QUOTES = Metric("tollgate_quotes_total", "Prices quoted.", ("objective", "exploration"))
 DEGRADED = Metric("tollgate_degraded_total", "Answers that lacked a model or features.", ("task", "reason"))
+NEIGHBOUR_AWAY = Metric(
+    "tollgate_neighbour_away", "1 while a neighbour does not answer, and nobody waits for it.", ("neighbour",)
+)
+OUTBOX = Metric("tollgate_outbox_records", "Decisions and quotes on disk that Kafka has not acknowledged.")
 
 WORKER_STAGE_SECONDS = Metric(
     "tollgate_worker_stage_seconds",
@@ -64,7 +72,7 @@ FRESHNESS_SECONDS = Metric(
 )
 
 MODEL_INFO = Metric(
-    "tollgate_model_info", "1 for the version that decides now.", ("task", "version", "alias")
+    "tollgate_model_info", "1 for the version that decides now, else 0.", ("task", "version", "alias")
 )
 MODEL_SWAPS = Metric("tollgate_model_swaps_total", "Champions taken over without a restart.", ("task",))
 

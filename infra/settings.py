@@ -1,7 +1,7 @@
 """Every value a person may choose, read once at the start into frozen, typed sections.
 
 Later wins: `infra/config/tollgate.toml`, the file named by `TOLLGATE_CONFIG`, the addresses that the running
-local stack wrote to its home folder, the environment (`TOLLGATE_<SECTION>__<FIELD>`).
+local stack wrote to its home folder, the secrets made there, the environment (`TOLLGATE_<SECTION>__<FIELD>`).
 """
 
 import difflib
@@ -12,12 +12,14 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SecretStr,
     ValidationError,
     WithJsonSchema,
@@ -26,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
-from infra import objectives
+from infra import keys, objectives
 from infra.errors import UserError
 from infra.toml_lines import line_of
 
@@ -45,6 +47,34 @@ Objective = Annotated[
 RuleOutcome = Literal["review", "decline", "allow"]
 
 
+def with_password(address: str, password: str) -> str:
+    """An address that signs in; one that has a password of its own, or names no host, stays as it is.
+
+    >>> with_password("redis://127.0.0.1:6379/0", "a/b")
+    'redis://:a%2Fb@127.0.0.1:6379/0'
+    >>> with_password("postgresql://me@there/db", "secret")
+    'postgresql://me:secret@there/db'
+    """
+    parts = urlsplit(address)
+    if not password or parts.password or not parts.hostname:
+        return address
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown.
+
+    >>> without_password("redis://:secret@127.0.0.1:6379/0")
+    'redis://:***@127.0.0.1:6379/0'
+    """
+    parts = urlsplit(address)
+    if not parts.password:
+        return address
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()
+
+
 class Section(BaseModel):
     """A frozen group of values that refuses names it does not know."""
 
@@ -52,12 +82,120 @@ class Section(BaseModel):
 
 
 class Addresses(Section):
-    """Where the servers answer."""
+    """Where the servers answer; `redis` and `registry` with their passwords, which nothing shows."""
 
     kafka: str
-    redis: str
+    redis: Annotated[str, Field(repr=False), PlainSerializer(without_password)]
     mlflow: str
     api: str
+    registry: Annotated[str, Field(repr=False), PlainSerializer(without_password)] = ""
+    """SQLAlchemy address of Feast's registry; empty: a SQLite file at home."""
+    redis_password: SecretStr = SecretStr("")
+    postgres_password: SecretStr = SecretStr("")
+
+    @field_validator("redis_password", "postgres_password")
+    @classmethod
+    def _no_placeholder(cls, password: SecretStr) -> SecretStr:
+        word = password.get_secret_value()
+        if word and (len(word) < keys.SHORTEST or "," in word):  # Feast's list of options ends at a comma
+            raise ValueError("expected a password such as `tollgate secrets` makes, came another word")
+        return password
+
+    @model_validator(mode="after")
+    def _signed_in(self) -> Self:
+        """Put the passwords where every client finds them."""
+        for name, password in (("redis", self.redis_password), ("registry", self.postgres_password)):
+            address = with_password(getattr(self, name), password.get_secret_value())
+            object.__setattr__(self, name, address)  # the section is frozen as soon as it is validated
+        return self
+
+
+class Key(Section):
+    """An API key that is accepted; `sha256` is all that is kept of it (`infra/keys.py`)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    """Whose it is; calls are limited by it."""
+    scopes: Annotated[tuple[keys.Scope, ...], Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+    @field_validator("sha256")
+    @classmethod
+    def _of_a_secret(cls, sha256: str) -> str:
+        if len(set(sha256)) == 1 or sha256 in {keys.digest(word) for word in keys.PLACEHOLDERS}:
+            raise ValueError("expected the SHA-256 of a key, came a placeholder's; run `tollgate secrets`")
+        return sha256
+
+
+class Api(Section):
+    """Who may call the API, and how much; without `keys` all who reach it may."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that answer; each counts `requests_per_s` for itself."""
+
+    keys: tuple[Key, ...] = ()
+    key: SecretStr = SecretStr("")
+    """What our own programs send when they call it; empty: nothing."""
+    requests_per_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    burst: Annotated[int, Field(ge=1)] = 1
+    max_body_bytes: Annotated[int, Field(ge=1_024)] = 8 * 1024 * 1024
+    max_delay_ms: Positive = 100.0
+    large_calls: Annotated[int, Field(ge=1)] = 4
+    max_connections: Annotated[int, Field(ge=1)] = 1_000
+    read_timeout_s: Positive = 10.0
+    write_timeout_s: Positive = 10.0
+    docs_need_key: bool = True
+
+    @field_validator("keys")
+    @classmethod
+    def _told_apart(cls, given: tuple[Key, ...]) -> tuple[Key, ...]:
+        for field in ("name", "sha256"):
+            values = [getattr(key, field) for key in given]
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise ValueError(f"expected a {field} of its own for each key, two have {twice[0]!r}")
+        return given
+
+    @field_validator("key")
+    @classmethod
+    def _no_placeholder(cls, key: SecretStr) -> SecretStr:
+        word = key.get_secret_value()
+        if word and (len(word) < keys.SHORTEST or not word.isascii() or not word.isprintable()):
+            raise ValueError("expected a key such as `tollgate secrets` makes, came another word")
+        return key
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What our own programs send beside the rest."""
+        key = self.key.get_secret_value()
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+class Neighbours(Section):
+    """How long the API waits for its neighbours before it answers without them (`docs/reliability.md`)."""
+
+    store_ms: Positive = 100.0
+    acknowledge_ms: Positive = 150.0
+    accept_s: Positive = 2.0
+    outbox_mb: Positive = 256.0
+
+
+class Privacy(Section):
+    """What becomes of identifiers of persons (`ingestion/pseudonyms.py`), and how long events are kept."""
+
+    pseudonym_keys: tuple[SecretStr, ...] = ()
+    """The oldest first; without any, identifiers stay as they come."""
+    attributes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Names of attributes and context fields that tell of a person."""
+    retention_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    @field_validator("pseudonym_keys")
+    @classmethod
+    def _secret(cls, given: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        words = [key.get_secret_value() for key in given]
+        if any(not keys.SHORTEST <= len(word.encode()) <= keys.LONGEST for word in words):
+            raise ValueError("expected keys such as `tollgate secrets` makes, came another word")
+        if len(set(words)) < len(words):
+            raise ValueError("expected keys that differ, came one twice")
+        return given
 
 
 class Topics(Section):
@@ -257,6 +395,9 @@ class Settings(Section):
     home: Path
     currency: Currency
     addresses: Addresses
+    api: Api = Api()
+    neighbours: Neighbours = Neighbours()
+    privacy: Privacy = Privacy()
     topics: Topics
     labels: Labels
     decisions: Decisions
@@ -280,7 +421,7 @@ class Settings(Section):
 
     @property
     def registry(self) -> Path:
-        """SQLite file of the Feast registry."""
+        """SQLite file of the Feast registry, where `addresses.registry` names no other."""
         return self.home / "registry.db"
 
     @property
@@ -292,6 +433,21 @@ class Settings(Section):
     def findings(self) -> Path:
         """Folder of what the watcher found: `watching/<task>.json`."""
         return self.home / "watching"
+
+    @property
+    def outbox(self) -> Path:
+        """Folder of what the API has answered and Kafka has not taken yet (`serving/outbox.py`)."""
+        return self.home / "outbox"
+
+    @property
+    def secrets(self) -> Path:
+        """TOML file of what nobody else may know, made by `tollgate secrets`."""
+        return secrets_file(self.home)
+
+    @property
+    def forgotten(self) -> Path:
+        """File of who was forgotten (`ingestion/forgotten.py`)."""
+        return self.home / "forgotten.json"
 
     @property
     def logs(self) -> Path:
@@ -378,12 +534,17 @@ def addresses_file(home: Path) -> Path:
     return home / "addresses.json"
 
 
+def secrets_file(home: Path) -> Path:
+    """What `tollgate secrets` made: settings as in the other files, for the owner's eyes."""
+    return home / "secrets.toml"
+
+
 def _layers() -> tuple[list[_Layer], Path]:
     """All sources, later wins, and the home folder that they agree on."""
     environment = _Layer(None, _environment())
     layers = [_file(path) for path in _files()]
     home = Path(str(_merged([*layers, environment])["home"])).expanduser().absolute()
-    return [*layers, *_running(home), environment], home
+    return [*layers, *_running(home), *_secret(home), environment], home
 
 
 def _files() -> list[Path]:
@@ -418,6 +579,8 @@ def _file(path: Path, lacking: str = "TOLLGATE_CONFIG must name a TOML file") ->
         raise UserError(f"{path}: expected TOML: {error}.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: expected TOML in UTF-8.") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path}: expected TOML of less depth and shorter numbers: {error}.") from None
 
 
 def _running(home: Path) -> list[_Layer]:
@@ -428,6 +591,15 @@ def _running(home: Path) -> list[_Layer]:
         return [_Layer(path, {"addresses": json.loads(path.read_text("utf-8"))}, path.read_text("utf-8"))]
     except ValueError:
         raise UserError(f"{path}: expected JSON; run `tollgate down` and `tollgate up`.") from None
+
+
+def _secret(home: Path) -> list[_Layer]:
+    path = secrets_file(home)
+    if not path.exists():
+        return []
+    if path.stat().st_mode & 0o077:
+        raise UserError(f"{path}: others may read it; expected mode 0600: run `chmod 600 {path}`.")
+    return [_file(path)]
 
 
 def _merged(layers: list[_Layer]) -> Tree:

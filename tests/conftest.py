@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.cli import NO_TELEMETRY
-from infra.settings import Settings, load
+from infra.settings import Neighbours, Settings, load
 from tests.stacks import running
 
 if TYPE_CHECKING:
     from tests.servers import Servers
 
+
+PATIENT = Neighbours(store_ms=2_000.0, acknowledge_ms=5_000.0, accept_s=10.0)
+"""A machine that runs many tests at once may be slow: only the tests of outages want an impatient API."""
 
 os.environ.update(NO_TELEMETRY)  # as the command line does, before anything imports MLflow
 
@@ -45,7 +48,7 @@ def mlflow(mlflow_home: Path) -> str:
 def _settings(home: Path) -> Settings:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TOLLGATE_HOME", str(home))
-        return load()
+        return load().model_copy(update={"neighbours": PATIENT})
 
 
 def _first_group(kafka: str) -> None:

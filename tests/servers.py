@@ -153,9 +153,7 @@ class Servers:
     def _read(self, topics: Sequence[str]) -> Iterator[Record]:
         consumer = Consumer(self.kafka, topics, group=None)
         try:
-            ends = consumer.ends(consumer.assignment())
-            while any(consumer.position(partition) < end for partition, end in ends.items()):
-                yield from consumer.poll(wait_ms=100)
+            yield from consumer.to_the_end()
         finally:
             consumer.close()
 

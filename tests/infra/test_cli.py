@@ -6,6 +6,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -115,3 +116,12 @@ def test_nothing_calls_home_unless_somebody_wants_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DO_NOT_TRACK", "false")
     assert cli.run(["--version"]) == 0
     assert (os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["DO_NOT_TRACK"]) == ("true", "false")
+
+
+def test_nobody_is_forgotten_while_redis_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOLLGATE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TOLLGATE_ADDRESSES__REDIS", "redis://127.0.0.1:1/0")
+    assert cli.run(["forget", "c-17"]) == 1
+    assert "nobody is forgotten while Redis is away" in capsys.readouterr().err

@@ -21,6 +21,8 @@ from infra.stack.ports import answers, free_from, is_free
 from infra.stack.processes import Identity, identify
 from infra.stack.runner import Runner
 
+pytestmark = pytest.mark.slow  # it waits for processes
+
 READY = "import os, pathlib, time; pathlib.Path(os.environ['TOLLGATE_READY']).touch(); time.sleep(60)"
 Run = Callable[[Part], Runner]
 

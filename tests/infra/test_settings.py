@@ -1,6 +1,7 @@
 """Settings: layers, and the sentence that a wrong value gets."""
 
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -233,3 +234,33 @@ def test_a_secret_is_neither_shown_nor_part_of_what_everybody_sees(monkeypatch: 
     assert fraud.control_group_salt.get_secret_value() == "of this house"
     assert "of this house" not in f"{fraud!r} {fraud.model_dump(mode='json')}"
     assert settings.policy_version(fraud) == before
+
+
+@pytest.mark.parametrize("name", ["redis", "registry"])
+def test_a_password_becomes_part_of_its_address_and_is_never_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server = {"redis": "redis", "registry": "postgres"}[name]
+    password = "p@ss/w:rd+%" + "x" * 32
+    monkeypatch.setenv(f"TOLLGATE_ADDRESSES__{name.upper()}", "scheme://me@there:1234/0")
+    monkeypatch.setenv(f"TOLLGATE_ADDRESSES__{server.upper()}_PASSWORD", password)
+    addresses = settings.load().addresses
+    parts = urlsplit(getattr(addresses, name))
+    assert (parts.hostname, parts.port, parts.username) == ("there", 1234, "me")
+    assert unquote(parts.password or "") == password
+    for shown in (repr(addresses), str(addresses.model_dump(mode="json")), addresses.model_dump_json()):
+        assert "xxxx" not in shown
+    assert addresses.model_dump()[name] == "scheme://me:***@there:1234/0"
+
+
+@pytest.mark.parametrize("word", ["changeme", "short", "with,comma" + "x" * 32])
+def test_a_password_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("TOLLGATE_ADDRESSES__REDIS_PASSWORD", word)
+    with pytest.raises(UserError, match="expected a password such as `tollgate secrets` makes") as refusal:
+        settings.load()
+    assert word not in str(refusal.value)
+
+
+def test_a_registry_at_home_needs_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_ADDRESSES__POSTGRES_PASSWORD", "x" * 40)
+    assert settings.load().addresses.registry == ""
