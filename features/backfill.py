@@ -4,12 +4,13 @@ Nothing here folds by itself: the history is replayed, and its final states go t
 with the keys by which later events find theirs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from features import index
 from features.connection import Connection
@@ -20,8 +21,10 @@ from features.replay import Replayed, alone, refresh
 from features.state import MICROSECONDS, States
 from features.store import FeatureStore
 from infra.progress import Display, Task
+from ingestion.broker import Record
 from ingestion.file_source import PastEvents, placed
 from ingestion.history import DAY_US, LABELS, OUTCOMES, QUOTES, TRANSACTIONS, History, day_start_us
+from ingestion.topics import EVENT_TYPES
 
 PIPELINE = 5_000
 """Commands sent to Redis before their replies are read."""
@@ -49,11 +52,31 @@ def add_to_history(history: History, domain: Domain, events: PastEvents) -> int:
     return len(new)
 
 
+def unsettled(history: History, domain: Domain, records: Iterable[Record]) -> Iterator[Record]:
+    """Labels (outcomes) of the log that the history lacks, though it has what they tell of.
+
+    Those that wait for what they tell of do so in Redis. If that was emptied, they are gone, or it did not
+    know what had come long ago.
+    """
+    key, names = domain.key, IDENTITY[domain.settled]
+    there = set(history.read(domain.decided, columns=[key])[key].to_pylist())
+    settled = history.read(domain.settled, columns=list(names))
+    known = set(zip(*(settled[name].to_pylist() for name in names), strict=True))
+    for record in records:
+        try:
+            event = EVENT_TYPES[record.topic].model_validate_json(record.value or b"")
+        except ValidationError:
+            continue
+        told = tuple(getattr(event, name) for name in names)
+        if getattr(event, key) in there and told not in known:
+            known.add(told)
+            yield record
+
+
 def rebuild(
-    home: Path, history: History, store: Connection, feast_redis: str, remember_s: int, display: Display
+    home: Path, history: History, store: Connection, feast: FeatureStore, remember_s: int, display: Display
 ) -> list[Replayed]:
     """Compute states, keys and Feast's registry anew from the history. Workers must be paused."""
-    feast = FeatureStore(home, feast_redis)
     with ThreadPoolExecutor(1) as aside:  # Feast takes seconds to import
         applied = aside.submit(feast.apply, [domain.features for domain in DOMAINS.values()])
         replayed = [

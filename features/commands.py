@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,22 +15,26 @@ import typer
 
 from features import backfill as bulk
 from features.connection import Connection
-from features.domains import domain
+from features.domains import DOMAINS, domain
+from features.fraud import CUSTOMER
+from features.online import entity_key
 from features.pause import paused
 from features.replay import FeatureMatrix, matrix_of
-from features.store import feast_address
+from features.store import FeatureStore
 from infra import progress, settings
 from infra.errors import UserError
 from infra.progress import Display
 from infra.settings import Settings
 from ingestion import file_source, mapping
-from ingestion.broker import BrokerError, Consumer, Partition, answers
-from ingestion.commands import read_past
+from ingestion.broker import BrokerError, Consumer, Partition, Producer, answers
+from ingestion.commands import read_past, without_forgotten
 from ingestion.file_source import PastEvents
 from ingestion.historian import Progress
-from ingestion.history import History
+from ingestion.history import DECISIONS as DECISIONS_TABLE
+from ingestion.history import LABELS, QUOTES, TRANSACTIONS, History
+from ingestion.pseudonyms import Pseudonyms
 from ingestion.times import moment_us
-from ingestion.topics import PRODUCT_STREAM, TERMINAL_STREAM
+from ingestion.topics import DECISIONS, PRODUCT_COUNTED, TERMINAL_STREAM
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 MappingFile = Annotated[Path, typer.Option("--mapping", help="TOML file: which column is which field.")]
@@ -39,6 +44,8 @@ Until = Annotated[str | None, typer.Option(help="Last event time, exclusive; a l
 DAY_S = 86_400
 CATCH_UP_S = 60.0
 CHUNK = 100_000
+NAMED = (TRANSACTIONS, LABELS, DECISIONS_TABLE)
+"""Tables of the history that name customers."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,9 @@ def run(
 def load(chosen: Settings, events: Mapping[str, PastEvents], display: Display) -> int:
     """Add domains' past events to the history and rebuild what follows from it; gives how many were new."""
     with paused(chosen.addresses.redis):
-        history = _complete_history(chosen)
-        new = sum(bulk.add_to_history(history, domain(name), each) for name, each in events.items())
+        history = complete_history(chosen)
+        kept = {name: without_forgotten(chosen, each) for name, each in events.items()}
+        new = sum(bulk.add_to_history(history, domain(name), each) for name, each in kept.items())
         _rebuild(chosen, history, display)
     return new
 
@@ -120,17 +128,24 @@ def load(chosen: Settings, events: Mapping[str, PastEvents], display: Display) -
 def rebuild(as_json: Json = False) -> None:
     """Compute Feast's state rows and registry, and the states in Redis, anew from the history.
 
+    Labels and outcomes that Kafka has and that did not count, because Redis was emptied, are sent again.
+    A history of the time before the newest key of pseudonyms is taken over to that key first.
+
     Example: tollgate rebuild
     """
     chosen, began = settings.load(), time.monotonic()
     with progress.shown(silent=as_json) as display, paused(chosen.addresses.redis):
-        events = _rebuild(chosen, _complete_history(chosen), display)
+        history = complete_history(chosen)
+        take_over(chosen)
+        events = _rebuild(chosen, history, display)
+        again = _send_again(chosen, history)
     seconds = round(time.monotonic() - began, 3)
     if as_json:
-        typer.echo(json.dumps({"events": events, "seconds": seconds}))
+        typer.echo(json.dumps({"events": events, "sent_again": again, "seconds": seconds}))
     else:
         counts = ", ".join(f"{n:,} events of {name}" for name, n in events.items())
-        typer.echo(f"Replayed {counts} in {seconds:.1f} s.")
+        told = f" Sent {again:,} labels and outcomes again that had not counted." if again else ""
+        typer.echo(f"Replayed {counts} in {seconds:.1f} s.{told}")
 
 
 def features(
@@ -185,26 +200,73 @@ def write_matrix(matrix: FeatureMatrix, key: str, out: Path) -> None:
             writer.write_table(pa.table([ids, *values], schema=schema))
 
 
-def _rebuild(chosen: Settings, history: History, display: Display) -> dict[str, int]:
-    url, remember_s = chosen.addresses.redis, int(chosen.topics.idempotency_days * DAY_S)
-    store = Connection(url)
+def take_over(chosen: Settings) -> None:
+    """Give the history the pseudonyms of the newest key, and let Redis forget the states under older names.
+
+    What dies in between is followed by the next: a file has old names or new ones, and new ones stay.
+    """
+    pseudonyms = Pseudonyms.by(chosen.privacy)
+    if not pseudonyms:
+        return
+    history = complete_history(chosen, (TERMINAL_STREAM, PRODUCT_COUNTED, DECISIONS))
+    before = {name for table in NAMED for name in _customers(history, table)}
+    old = [name for name in before if pseudonyms.of(CUSTOMER.key, name) != name]
+    store = Connection(chosen.addresses.redis)
     try:
-        done = bulk.rebuild(chosen.home, history, store, feast_address(url), remember_s, display)
+        for start in range(0, len(old), bulk.PIPELINE):
+            some = [entity_key(CUSTOMER, name) for name in old[start : start + bulk.PIPELINE]]
+            store.execute([("DEL", *some)])
+    finally:
+        store.close()
+    for table in (*NAMED, QUOTES):
+        history.rewrite(table, pseudonyms.rows)
+
+
+def _customers(history: History, table: str) -> list[str]:
+    return history.read(table, columns=[CUSTOMER.key])[CUSTOMER.key].unique().to_pylist()  # type: ignore[no-any-return]
+
+
+def _send_again(chosen: Settings, history: History) -> int:
+    """Send labels and outcomes that have not counted, though they can, once more; gives how many."""
+    if not answers(chosen.addresses.kafka):
+        return 0
+    sent, producer = 0, Producer(chosen.addresses.kafka)
+    try:
+        for mine in DOMAINS.values():
+            with closing(Consumer(chosen.addresses.kafka, [mine.settled], group=None)) as consumer:
+                for record in bulk.unsettled(history, mine, consumer.to_the_end()):
+                    producer.send(record.topic, record.value, record.key, record.headers)
+                    sent += 1
+        producer.flush()
+    finally:
+        producer.close()
+    return sent
+
+
+def _rebuild(chosen: Settings, history: History, display: Display) -> dict[str, int]:
+    remember_s = int(chosen.topics.idempotency_days * DAY_S)
+    store, feast = Connection(chosen.addresses.redis), FeatureStore.of(chosen)
+    try:
+        done = bulk.rebuild(chosen.home, history, store, feast, remember_s, display)
     finally:
         store.close()
     return {each.domain: each.events for each in done}
 
 
-def _complete_history(chosen: Settings) -> History:
-    """The history, once it has everything that the workers have folded."""
+def complete_history(chosen: Settings, topics: Sequence[str] = (TERMINAL_STREAM, PRODUCT_COUNTED)) -> History:
+    """The history, once it has everything that these topics have: what the workers have folded.
+
+    Raises:
+        UserError: it lacks something even after a while.
+    """
     if answers(chosen.addresses.kafka):
-        _await_history(chosen)
+        _await_history(chosen, topics)
     return History(chosen.history)
 
 
-def _await_history(chosen: Settings) -> None:
+def _await_history(chosen: Settings, topics: Sequence[str]) -> None:
     reached, end = Progress(chosen.history), time.monotonic() + CATCH_UP_S
-    ends = _stream_ends(chosen.addresses.kafka)
+    ends = _stream_ends(chosen.addresses.kafka, topics)
     while missing := reached.missing(ends):
         if time.monotonic() > end:
             raise UserError(
@@ -214,9 +276,9 @@ def _await_history(chosen: Settings) -> None:
         time.sleep(0.2)
 
 
-def _stream_ends(address: str) -> dict[Partition, int]:
+def _stream_ends(address: str, topics: Sequence[str]) -> dict[Partition, int]:
     try:
-        consumer = Consumer(address, [TERMINAL_STREAM, PRODUCT_STREAM], group=None)
+        consumer = Consumer(address, topics, group=None)
     except BrokerError:
         return {}  # no topics yet, so nothing in them
     try:

@@ -17,6 +17,7 @@ from typing import cast
 import mmh3
 import numpy as np
 
+from features.connection import StoreError
 from features.state import MICROSECONDS, NEVER_FOLDED, Entity, Floats, States
 from features.store import POSITION, PROJECT
 
@@ -26,6 +27,9 @@ _DOUBLE = np.dtype([("tag", "u1"), ("value", "<f8")])
 """A `ValueProto` that holds a double."""
 _INT64_TAG = b"\x20"
 _SECONDS_TAG, _NANOS_TAG = b"\x08", b"\x10"
+_LONGEST_NUMBER = 10
+"""Bytes of 64 bits, seven in each."""
+_NOT_OURS = "expected a state as it was written, came other bytes; `tollgate rebuild` writes all states anew"
 
 
 def entity_key(entity: Entity, value: str) -> bytes:
@@ -33,6 +37,19 @@ def entity_key(entity: Entity, value: str) -> bytes:
     name, text = entity.key.encode(), value.encode()
     head = struct.pack("<III", 1, _STRING_TYPE, len(name))
     return b"".join((head, name, struct.pack("<II", _STRING_TYPE, len(text)), text, PROJECT.encode()))
+
+
+def entity_id(entity: Entity, key: bytes) -> str | None:
+    """The entity that a Redis key holds the state of; None if it is a key of another kind.
+
+    >>> from features.fraud import CUSTOMER, TERMINAL
+    >>> key = entity_key(CUSTOMER, "c-17")
+    >>> entity_id(CUSTOMER, key), entity_id(TERMINAL, key)
+    ('c-17', None)
+    """
+    blank = len(entity_key(entity, "")) - len(PROJECT)
+    text = key[blank : len(key) - len(PROJECT)].decode(errors="replace")
+    return text if key == entity_key(entity, text) else None
 
 
 def field_name(view: str, column: str) -> bytes:
@@ -55,14 +72,17 @@ def varint(value: int) -> bytes:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """The varint that begins at `at` as a signed 64-bit number, and where the next byte is."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        shift, at = shift + 7, at + 1
-        if byte < 0x80:
-            return value - 2**64 if value >= 2**63 else value, at
+    """The varint that begins at `at` as a signed 64-bit number, and where the next byte is.
+
+    Raises:
+        StoreError: it does not end, or has more than 64 bits.
+    """
+    value = 0
+    for i, byte in enumerate(data[at : at + _LONGEST_NUMBER]):
+        value |= (byte & 0x7F) << 7 * i
+        if byte < 0x80 and value < 2**64:
+            return value - 2**64 if value >= 2**63 else value, at + i + 1
+    raise StoreError(_NOT_OURS)
 
 
 def encode_stamp(stamp_us: int) -> bytes:
@@ -79,7 +99,10 @@ def decode_stamp(data: bytes) -> int:
         tag, (value, end) = data[at : at + 1], _number(data, at + 1)
         seconds, nanos = (value, nanos) if tag == _SECONDS_TAG else (seconds, value)
         at = end
-    return seconds * MICROSECONDS + nanos // 1_000
+    stamp_us = seconds * MICROSECONDS + nanos // 1_000
+    if not -(2**63) <= stamp_us < 2**63:
+        raise StoreError(_NOT_OURS)
+    return stamp_us
 
 
 def _bulk(text: bytes) -> bytes:
@@ -150,7 +173,11 @@ class Codec:
         return b"".join((self._read_head, _bulk(entity_key(self.entity, value)), self._read_tail))
 
     def decode(self, replies: Sequence[Sequence[bytes | None]]) -> States:
-        """States from the replies to `read`, cold where nothing is stored."""
+        """States from the replies to `read`, cold where nothing is stored.
+
+        Raises:
+            StoreError: what is stored is no state of this entity.
+        """
         states = replace(States.cold(self.entity, len(replies)), columns=self.columns(replies))
         for i, (*_, position, stamp) in enumerate(replies):
             if stamp is not None:
@@ -162,15 +189,25 @@ class Codec:
         """Columns of the states in the replies to `read`, shape (n, columns), cold where nothing is stored.
 
         A column that is not stored (written before the column was defined) starts cold too.
+
+        Raises:
+            StoreError: what is stored is no number.
         """
         columns = self.entity.cold(len(replies))
         whole = [i for i, reply in enumerate(replies) if all(reply)]  # a null is an empty value
         values = cast(list[Sequence[bytes]], [replies[i][:-2] for i in whole])
         if whole:
-            packed = np.frombuffer(b"".join(chain.from_iterable(values)), _DOUBLE)
+            raw = b"".join(chain.from_iterable(values))
+            if len(raw) != columns.shape[1] * len(whole) * _DOUBLE.itemsize:
+                raise StoreError(_NOT_OURS)
+            packed = np.frombuffer(raw, _DOUBLE)
+            if np.any(packed["tag"] != _DOUBLE_TAG[0]):
+                raise StoreError(_NOT_OURS)
             columns[whole] = packed["value"].reshape(len(whole), -1)
         for i in set(range(len(replies))).difference(whole):
             for c, value in _given(replies[i][:-2]):
+                if len(value) != _DOUBLE.itemsize or value[:1] != _DOUBLE_TAG:
+                    raise StoreError(_NOT_OURS)
                 columns[i, c] = struct.unpack_from("<d", value, 1)[0]
         return columns
 

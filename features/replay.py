@@ -7,7 +7,7 @@ before an event is the last one strictly before the event's own stamp.
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -128,6 +129,52 @@ def refresh(home: Path, history: History, name: str, task: Task | None = None) -
     with _replacing(_spine_folder(home, name)) as folder:
         _write_spine(log, stamps, folder)
     return Replayed(name, len(log), states)
+
+
+def final_states(history: History, name: str) -> Replayed:
+    """The states after all that the history has of a domain; nothing is written."""
+    mine = domain(name)
+    log = log_of(mine, history)
+    states = {}
+    for entity in mine.features.entities:
+        lane = _lane(log, entity)
+        final = States.cold(entity, len(lane.ids))
+        for _ in _folded(log, lane, final, "before"):
+            continue  # `final` is folded in place
+        states[entity.name] = (lane.ids.to_pylist(), final)
+    return Replayed(name, len(log), states)
+
+
+def forget(home: Path, entity: Entity, name: str, ids: Sequence[str]) -> int:
+    """Take an entity's rows out of its states and its domain's spine; gives how many. Others stay.
+
+    Each file is replaced at once, by one without these rows.
+
+    Args:
+        home: the folder that Feast's state rows lie in.
+        entity: whose rows.
+        name: of the domain, such as `fraud`.
+        ids: by which the entity is known.
+    """
+    with alone(home, name):
+        folders = offline_folder(home, entity), _spine_folder(home, name)
+        files = [file for folder in folders for file in folder.glob("*.parquet")]
+        return sum(_without(file, entity.key, pa.array(list(ids), pa.string())) for file in files)
+
+
+def _without(file: Path, key: str, ids: pa.Array) -> int:
+    gone = sum(
+        pc.sum(pc.is_in(part[key], ids)).as_py() or 0
+        for part in pq.ParquetFile(file).iter_batches(CHUNK, columns=[key])
+    )
+    if not gone:
+        return 0
+    opened, beside = pq.ParquetFile(file), file.with_name(f".{file.name}.tmp")
+    with pq.ParquetWriter(beside, opened.schema_arrow, compression="lz4", use_dictionary=[key]) as writer:
+        for part in opened.iter_batches(CHUNK):
+            writer.write_batch(part.filter(pc.invert(pc.is_in(part[key], ids))))
+    beside.replace(file)
+    return int(gone)
 
 
 def spine(home: Path, name: str, start_us: int | None = None, end_us: int | None = None) -> pa.Table:

@@ -5,17 +5,20 @@ states, not features: a feature is finished by `read`, on the request's and on t
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
 
 from features.definition import FeatureSet
 from features.state import Entity, Floats, Ints
+from infra.errors import UserError
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     from feast import FeatureStore as Feast
@@ -33,7 +36,7 @@ def offline_folder(home: Path, entity: Entity) -> Path:
 
 
 class FeatureStore:
-    """Feast's store over Parquet (DuckDB) and Redis, with the registry in SQLite.
+    """Feast's store over Parquet (DuckDB) and Redis, with the registry in SQLite or another SQL database.
 
     Args:
         home: the folder that holds state rows and registry.
@@ -41,37 +44,52 @@ class FeatureStore:
         registry: SQLAlchemy address of the registry; SQLite in `home` if not given.
     """
 
-    def __init__(self, home: Path, redis: str, registry: str | None = None) -> None:
+    @classmethod
+    def of(cls, settings: Settings) -> "FeatureStore":
+        """The store of the settings."""
+        return cls(settings.home, feast_address(settings.addresses.redis), settings.addresses.registry)
+
+    def __init__(self, home: Path, redis: str, registry: str = "") -> None:
         self._home = home.resolve()
         self._redis = redis
         self._registry = registry or f"sqlite:///{self._home / 'registry.db'}"
 
     def open(self) -> "Feast":
-        """Feast's own client, as any other program would use it."""
+        """Feast's own client, as any other program would use it.
+
+        Raises:
+            UserError: the registry does not answer.
+        """
         from feast import FeatureStore as Feast
         from feast import RepoConfig
 
         self._home.mkdir(parents=True, exist_ok=True)
-        return Feast(
-            config=RepoConfig(
-                project=PROJECT,
-                provider="local",
-                registry={"registry_type": "sql", "path": self._registry, "cache_mode": "thread"},
-                online_store={"type": "redis", "connection_string": self._redis},
-                offline_store={"type": "features.asof_store.AsofOfflineStore"},
-                entity_key_serialization_version=3,
-                repo_path=self._home,
+        with _or_user_error():
+            return Feast(
+                config=RepoConfig(
+                    project=PROJECT,
+                    provider="local",
+                    registry={"registry_type": "sql", "path": self._registry, "cache_mode": "thread"},
+                    online_store={"type": "redis", "connection_string": self._redis},
+                    offline_store={"type": "features.asof_store.AsofOfflineStore"},
+                    entity_key_serialization_version=3,
+                    repo_path=self._home,
+                )
             )
-        )
 
     def apply(self, feature_sets: Sequence[FeatureSet]) -> None:
-        """Register every entity, its view and each domain's feature service; again, and nothing changes."""
+        """Register every entity, its view and each domain's feature service; again, and nothing changes.
+
+        Raises:
+            UserError: the registry does not answer.
+        """
         feast = self.open()
         entities = {entity.name: entity for features in feature_sets for entity in features.entities}
         views = {name: self._view(entity) for name, entity in entities.items()}
         services = [_service(features, views) for features in feature_sets]
-        feast.apply([*_entities(entities), *views.values(), *services])
-        feast.refresh_registry()
+        with _or_user_error():
+            feast.apply([*_entities(entities), *views.values(), *services])
+            feast.refresh_registry()
 
     def states_at(self, entity: Entity, ids: Sequence[str], before_us: Ints) -> Floats:
         """Feast's point-in-time join: each entity's state strictly before a stamp, shape (n, columns).
@@ -120,6 +138,18 @@ class FeatureStore:
         )
 
 
+@contextmanager
+def _or_user_error() -> Iterator[None]:
+    """A registry that is away is no bug of ours."""
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise UserError(f"Feast's registry does not answer: {reason}") from None
+
+
 def _entities(entities: dict[str, Entity]) -> list[Any]:
     from feast import Entity as FeastEntity
     from feast import ValueType
@@ -145,9 +175,9 @@ def _with_cold(entity: Entity, states: Floats) -> Floats:
 def feast_address(url: str) -> str:
     """Feast's way of writing a Redis address.
 
-    >>> feast_address("redis://:secret@127.0.0.1:6379/0")
-    '127.0.0.1:6379,password=secret'
+    >>> feast_address("redis://:sec%2Fret@127.0.0.1:6379/0")
+    '127.0.0.1:6379,password=sec/ret'
     """
     parts = urlsplit(url)
-    password = f",password={parts.password}" if parts.password else ""
+    password = f",password={unquote(parts.password)}" if parts.password else ""
     return f"{parts.hostname or '127.0.0.1'}:{parts.port or 6379}{password}"

@@ -6,8 +6,10 @@ results are safe. Every topic stamps records with the broker's clock (log append
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 from kafka import (
     ConsumerRebalanceListener,
@@ -18,16 +20,54 @@ from kafka import (
     TopicPartition,
 )
 from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.net.inet import KafkaNetSocket
 from kafka.structs import MemberState
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 BATCH_BYTES = MAX_MESSAGE_BYTES // 4
 """More than comes before a flush: while a second batch waits, each record wakes kafka-python's sender."""
 FLUSH_TIMEOUT_S = 30.0
+SESSION_S = 10.0
+"""A member that the broker has not heard for so long has left: others get its partitions."""
 METADATA_TIMEOUT_S = 10.0
 """A broker that has just started may not know of its topics yet."""
+BOOTSTRAP_MS = 10_000
+"""How long a broker may take to answer a new client."""
+RECONNECT_MS = 1_000
+"""Longest pause before a lost connection is tried again; kafka-python's own 30 s would outlast an outage."""
 
 type_of_headers = Sequence[tuple[str, bytes]]
+
+
+_connect = KafkaNetSocket.sock_connect
+_connecting: WeakKeyDictionary[Any, set[socket.socket]] = WeakKeyDictionary()
+"""Of each client's event loop the sockets that are not connected yet."""
+
+
+async def _connect_or_close(self: Any, net: Any, sock: socket.socket, *rest: Any, **named: Any) -> Any:
+    """What kafka-python 3.0.12 does, but a socket that was not connected is closed.
+
+    It leaves it to the garbage collector, which ours are told to be slow: an outage of an hour, with a try a
+    second, would use up what a process may open.
+    """
+    waiting = _connecting.setdefault(net, set())
+    waiting.add(sock)
+    try:
+        return await _connect(self, net, sock, *rest, **named)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        waiting.discard(sock)
+
+
+KafkaNetSocket.sock_connect = _connect_or_close
+
+
+def _hang_up(client: Any) -> None:
+    """Close what a client that was closed has left half connected: its event loop goes on with nothing."""
+    for sock in list(_connecting.pop(client._net, ())):
+        sock.close()
 
 
 class BrokerError(RuntimeError):
@@ -68,7 +108,15 @@ def create_topics(address: str, topics: Iterable[str], partitions: int, retentio
         "max.message.bytes": str(MAX_MESSAGE_BYTES),
         "retention.ms": str(retention_ms),
     }
-    admin = KafkaAdminClient(bootstrap_servers=address)
+    try:
+        admin = KafkaAdminClient(
+            bootstrap_servers=address,
+            bootstrap_timeout_ms=BOOTSTRAP_MS,
+            request_timeout_ms=2 * BOOTSTRAP_MS,
+            reconnect_backoff_max_ms=RECONNECT_MS,
+        )
+    except KafkaError as error:
+        raise BrokerError(f"Kafka at {address} does not answer: {error}") from error
     try:
         missing = set(topics) - set(admin.list_topics())
         options = {"num_partitions": partitions, "replication_factor": 1, "configs": configs}
@@ -80,6 +128,7 @@ def create_topics(address: str, topics: Iterable[str], partitions: int, retentio
         raise BrokerError(f"could not create topics at {address}: {error}") from error
     finally:
         admin.close()
+        _hang_up(admin)
 
 
 def answers(address: str, timeout_s: float = 0.5) -> bool:
@@ -92,27 +141,52 @@ def answers(address: str, timeout_s: float = 0.5) -> bool:
     return True
 
 
+def group_offsets(address: str, group: str) -> dict[Partition, int]:
+    """What a group has committed, asked without joining it: the next offset of each partition it has read."""
+    admin = KafkaAdminClient(bootstrap_servers=address)
+    try:
+        found = admin.list_group_offsets([group])[group]
+    except KafkaError as error:
+        raise BrokerError(f"could not ask {address} for the offsets of group {group}: {error}") from error
+    finally:
+        admin.close()
+        _hang_up(admin)
+    return {Partition(*key): int(offset.offset) for key, offset in found.items()}
+
+
 class Producer:
     """Sends records; `flush` returns only when the broker has all of them.
 
     Args:
         address: `host:port` of a broker.
         linger_ms: how long a record may wait for company: throughput against latency.
-        max_block_ms: how long `send` may wait for the broker's metadata or for room.
+        max_block_ms: how long `send` may wait for the broker's metadata.
+        delivery_s: how long a record may be under way before it has failed; a connection on which nothing
+            comes for half as long is given up.
+
+    Raises:
+        BrokerError: no broker answers.
     """
 
-    def __init__(self, address: str, linger_ms: int = 0, max_block_ms: int = 10_000) -> None:
-        self._kafka = KafkaProducer(
-            bootstrap_servers=address,
-            linger_ms=linger_ms,
-            batch_size=BATCH_BYTES,
-            max_request_size=MAX_MESSAGE_BYTES,
-            max_block_ms=max_block_ms,
-            delivery_timeout_ms=30_000,
-            request_timeout_ms=15_000,
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
-        )
+    def __init__(
+        self, address: str, linger_ms: int = 0, max_block_ms: int = 10_000, delivery_s: float = 30.0
+    ) -> None:
+        try:
+            self._kafka = KafkaProducer(
+                bootstrap_servers=address,
+                bootstrap_timeout_ms=BOOTSTRAP_MS,
+                linger_ms=linger_ms,
+                batch_size=BATCH_BYTES,
+                max_request_size=MAX_MESSAGE_BYTES,
+                max_block_ms=max_block_ms,
+                delivery_timeout_ms=int(delivery_s * 1_000),
+                request_timeout_ms=int(delivery_s * 500),
+                reconnect_backoff_max_ms=RECONNECT_MS,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        except KafkaError as error:
+            raise BrokerError(f"Kafka at {address} does not answer: {error}") from error
         self._unflushed: list[Any] = []
 
     def send(
@@ -130,6 +204,24 @@ class Producer:
         """Queue a record and return its future, for a caller that waits for this one alone."""
         sent: Sent = self._send(topic, value, key, headers, None)
         return sent
+
+    def knows(self, topic: str) -> bool:
+        """Whether a record of this topic can be queued without waiting for anything."""
+        return self._kafka._metadata.partitions_for_topic(topic) is not None
+
+    def learn(self, topics: Iterable[str]) -> None:
+        """Wait until the producer knows all these topics. Raises BrokerError if it does not come to."""
+        try:
+            for topic in topics:
+                self._kafka.partitions_for(topic)
+        except KafkaError as error:
+            raise BrokerError(f"the broker does not tell of its topics: {error}") from error
+
+    def ask(self) -> Sent:
+        """Ask the broker for something small; the future is done when it has answered."""
+        asked: Sent = self._kafka._metadata.request_update()
+        self._kafka._sender.wakeup()
+        return asked
 
     def _send(
         self,
@@ -156,9 +248,18 @@ class Producer:
         except KafkaError as error:
             raise BrokerError(f"the broker did not acknowledge a record: {error}") from error
 
-    def close(self) -> None:
-        """Send what is queued and disconnect."""
-        self._kafka.close(timeout=10)
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Send what is queued and disconnect; what the broker does not take in time is given up.
+
+        Kafka-python 3.0.12 gives up the closing instead, and goes on looking for the broker.
+        """
+        try:
+            self._kafka.flush(timeout=timeout_s)
+        except KafkaError:
+            self._kafka._sender.force_close()
+            self._kafka._sender.join(timeout_s)
+        with suppress(KafkaError):
+            self._kafka.close(timeout=timeout_s)
 
 
 class Assignment(Protocol):
@@ -224,12 +325,13 @@ class Consumer:
             isolation_level="read_committed",
             max_poll_records=max_records,
             max_poll_interval_ms=300_000,
-            session_timeout_ms=10_000,
+            session_timeout_ms=int(SESSION_S * 1e3),
             heartbeat_interval_ms=2_000,
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
             fetch_max_bytes=2 * MAX_MESSAGE_BYTES,
             metadata_max_age_ms=10_000,
+            reconnect_backoff_max_ms=RECONNECT_MS,
             allow_auto_create_topics=False,
             metrics_enabled=False,
         )
@@ -314,6 +416,12 @@ class Consumer:
         found = self._kafka.end_offsets([TopicPartition(*each) for each in partitions])
         return {Partition(*key): offset for key, offset in found.items()}
 
+    def to_the_end(self) -> Iterator[Record]:
+        """All records from here to where the log ends now, for a lone reader."""
+        ends = self.ends(self.assignment())
+        while any(self.position(partition) < end for partition, end in ends.items()):
+            yield from self.poll(wait_ms=200)
+
     def position(self, partition: Partition) -> int:
         """Offset of the next record that `poll` gives out."""
         offset: int = self._kafka.position(TopicPartition(*partition))
@@ -327,6 +435,26 @@ class Consumer:
     def rebalancing(self) -> bool:
         """Whether the group is about to share out its partitions anew: what is ours now may be another's."""
         return bool(self._kafka._coordinator.rejoining)
+
+    def refuse_if_gone(self) -> None:
+        """Return once the broker has answered a heartbeat lately, so that our partitions are still ours.
+
+        A process that was stopped (a paused container, a laptop that slept) wakes up in the middle of what it
+        did, and others may have its partitions by then. The heartbeats' thread slept as well, so their last
+        answer is old; where only the broker was away, the next one comes soon.
+
+        Raises:
+            BrokerError: none comes; others may have taken over.
+        """
+        end = time.monotonic() + SESSION_S
+        while self._silent_s() > SESSION_S / 2:
+            if self.rebalancing() or time.monotonic() > end:
+                raise BrokerError("the broker no longer counts this member; others may have taken over")
+            time.sleep(0.05)
+
+    def _silent_s(self) -> float:
+        heartbeat = self._kafka._coordinator.heartbeat
+        return float(time.monotonic() - max(heartbeat.last_receive, heartbeat.last_reset))
 
     def assignment(self) -> list[Partition]:
         """Partitions that are ours now."""
@@ -368,3 +496,4 @@ class Consumer:
     def close(self) -> None:
         """Leave the group."""
         self._kafka.close(autocommit=False, timeout_ms=5_000)
+        _hang_up(self._kafka)

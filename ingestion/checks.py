@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.card_numbers import SHORTEST, holds_card_number
 from infra.errors import UserError
 from ingestion.events import EARLIEST, LATEST, microseconds
 
@@ -51,17 +52,21 @@ def text(raw: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(words, ""), None, words)
 
 
+NO_CARD_NUMBER = "no card number, but a token or a hash of it"
+
+
 def words(raw: pa.Array, longest: int) -> Column:
-    """Printable text without spaces at the ends."""
+    """Printable text without spaces at the ends, and without a card number."""
     values = text(raw)
+    cards = card_numbers(values)
     if pa.types.is_integer(raw.type):
-        return Column(values, _never(values), "")
+        return Column(values, cards, NO_CARD_NUMBER)
     bad = pc.or_(
         pc.or_(pc.invert(pc.utf8_is_printable(values)), pc.greater(pc.utf8_length(values), longest)),
         pc.not_equal(pc.utf8_trim_whitespace(values), values),
     )
-    expected = f"1 to {longest} printable characters without spaces at the ends"
-    return Column(values, bad.fill_null(False), expected)
+    expected = f"1 to {longest} printable characters without spaces at the ends, and {NO_CARD_NUMBER}"
+    return Column(values, pc.or_(bad.fill_null(False), cards), expected)
 
 
 def matching(raw: pa.Array, pattern: str, expected: str) -> Column:
@@ -114,8 +119,13 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _never(values: pa.Array) -> pa.BooleanArray:
-    return pa.array(np.zeros(len(values), np.bool_))
+def card_numbers(values: pa.Array) -> pa.BooleanArray:
+    """Which texts hold what looks like a card number; only long ones are looked at one by one."""
+    long = pc.fill_null(pc.greater_equal(pc.utf8_length(values), SHORTEST), False)
+    found = np.zeros(len(values), np.bool_)
+    at = np.flatnonzero(long.to_numpy(zero_copy_only=False))
+    found[at] = [holds_card_number(each) for each in values.take(pa.array(at)).to_pylist()]
+    return pa.array(found)
 
 
 def _lost(given: pa.Array, values: pa.Array) -> pa.BooleanArray:

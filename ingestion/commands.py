@@ -3,20 +3,26 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import typer
 
-from infra import progress, settings
+from infra import progress, ready, settings
 from infra.errors import UserError
+from infra.files import replaced
 from ingestion import file_source, mapping, simulated, topics
 from ingestion.broker import Consumer, Partition, Producer, Record, answers
 from ingestion.file_source import PastEvents
+from ingestion.forgotten import Forgotten
 from ingestion.playback import Message, Pace, messages, play
+from ingestion.pseudonyms import Pseudonyms
 from ingestion.simulators.market import Market, MarketProcess
 from ingestion.simulators.payments import PaymentLog, Payments, each_day
 from ingestion.simulators.population import Population
@@ -29,6 +35,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Stop after so many event
 From = Annotated[str | None, typer.Option("--from", help="First event time, such as 2018-08-13; inclusive.")]
 Until = Annotated[str | None, typer.Option(help="Last event time, exclusive.")]
 LINGER_MS = 20
+ENDLESS_DAYS = 36_500
 
 
 class Simulated(StrEnum):
@@ -53,6 +60,10 @@ def simulate(
     ] = None,
     customers: Annotated[int, typer.Option(min=1, help="Who make two payments a day each.")] = 2_500,
     out: Annotated[Path | None, typer.Option(help="Write Parquet instead of sending to Kafka.")] = None,
+    endless: Annotated[
+        bool,
+        typer.Option("--endless", help="Payments until stopped; the next time goes on with the day it was."),
+    ] = False,
     speed: Speed = "max",
     limit: Limit = None,
     as_json: Json = False,
@@ -62,8 +73,15 @@ def simulate(
     Labels and outcomes that would arrive after the last day are left out of Kafka, not of a file.
 
     Example: tollgate simulate payments --days 90 --start 2026-01-01 --out payments.parquet
+
+    Example: tollgate simulate payments --endless --days 365 --speed 600
     """
     midnight = _midnight(start, days + first_day)
+    diary = None
+    if endless:
+        _refuse_ends(what, out)
+        diary = Diary.opened(settings.load().home / "simulated.json", midnight, first_day)
+        midnight, first_day, days = diary.start, diary.day, ENDLESS_DAYS
     market = Market(MarketProcess(seed=seed, start=midnight))
     process = Payments(
         seed=seed,
@@ -81,12 +99,44 @@ def simulate(
         return
     end_us = moment_us((midnight + timedelta(days=days + first_day)).isoformat())
     logs = each_day(process, days, first_day)
+    logs = logs if diary is None else diary.kept(logs)
     events = (
         _payments_by_day(logs, end_us)
         if what is Simulated.PAYMENTS
         else messages(simulated.past_prices(market, market.simulate(days, first_day)).between(None, end_us))
     )
     _send(events, speed, limit, as_json)
+
+
+@dataclass
+class Diary:
+    """Which day an endless simulation has come to, in a file."""
+
+    path: Path
+    start: datetime
+    """Midnight of day 0."""
+    day: int
+
+    @classmethod
+    def opened(cls, path: Path, start: datetime, day: int) -> "Diary":
+        """What an earlier run wrote; else as given."""
+        if path.exists():
+            found = json.loads(path.read_text("utf-8"))
+            start, day = datetime.fromisoformat(found["start"]), found["day"]
+        return cls(path, start, day)
+
+    def kept(self, logs: Iterator[PaymentLog]) -> Iterator[PaymentLog]:
+        """The same days, each written down when it begins."""
+        for log in logs:
+            replaced(self.path, json.dumps({"start": self.start.isoformat(), "day": self.day}))
+            ready.tell()
+            yield log
+            self.day += 1
+
+
+def _refuse_ends(what: Simulated, out: Path | None) -> None:
+    if what is not Simulated.PAYMENTS or out is not None:
+        raise UserError("--endless: expected payments and no --out; a file, and a table of prices, end.")
 
 
 def replay(
@@ -105,6 +155,7 @@ def replay(
     chosen, found = settings.load(), mapping.load(mapping_file)
     with progress.working("Read", unit="rows", silent=as_json) as task:
         events = read_past(file, found, chosen.currency, task).between(moment_us(start), moment_us(until))
+        events = without_forgotten(chosen, events)
     _send(messages(events, limit), speed, limit, as_json, rejected=events.rejects.num_rows)
 
 
@@ -116,10 +167,25 @@ def read_past(
     return read(file, found, currency, task)
 
 
+def without_forgotten(chosen: settings.Settings, events: PastEvents) -> PastEvents:
+    """Past events with pseudonyms for identifiers, without those of who was forgotten since they happened."""
+    pseudonyms, forgotten = Pseudonyms.by(chosen.privacy), Forgotten(chosen.forgotten)
+    chain = partial(pseudonyms.chain, "customer_id")
+
+    def kept(rows: pa.Table) -> pa.Table:
+        if "customer_id" in rows.column_names:
+            at_ms = rows["event_time_us"].to_numpy() // 1_000
+            staying = forgotten.stay(at_ms, rows["customer_id"].to_pylist, chain)
+            rows = rows if staying is None else rows.filter(pa.array(staying))
+        return pseudonyms.rows(rows)
+
+    return replace(events, decided=kept(events.decided), settled=kept(events.settled))
+
+
 def replay_dlq(
     topic: Annotated[str, typer.Argument(help="The topic, such as transactions.")], as_json: Json = False
 ) -> None:
-    """Send a topic's dead letters to it again, each once, as they came.
+    """Send a topic's dead letters to it again, each once, as they came; those with a masked card number stay.
 
     Example: tollgate replay-dlq transactions
     """
@@ -146,12 +212,13 @@ def send_again(consumer: Consumer, producer: Producer, topic: str) -> int:
     ends, sent = consumer.ends(consumer.assignment()), 0
     while True:
         due = [each for each in held if each.offset < ends[_partition(each)]]
-        for record in due:
+        whole = [each for each in due if topics.MASKED not in dict(each.headers)]
+        for record in whole:
             producer.send(topic, record.value, record.key)
         producer.flush()
         if due:
             consumer.commit({_partition(each): each.offset + 1 for each in due})
-        sent += len(due)
+        sent += len(whole)
         if all(consumer.position(partition) >= end for partition, end in ends.items()):
             return sent
         held = consumer.poll(500)

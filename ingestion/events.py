@@ -6,8 +6,17 @@ A value that does not fit raises `pydantic.ValidationError`; `reason()` turns th
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
+from infra.card_numbers import holds_card_number, masked
 from infra.settings import Objective
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,12 +37,42 @@ def _plausible(value: datetime) -> datetime:
     return aware.astimezone(UTC)
 
 
+def no_card_number(value: str) -> str:
+    """The text; ValueError, which does not repeat it, if it looks like the full number of a card."""
+    if holds_card_number(value):
+        raise ValueError("expected no card number, came what looks like one; send a token or a hash of it")
+    return value
+
+
+def _no_card_numbers(content: Any) -> Any:
+    """The same of a JSON object's keys and values, numbers too, and of objects in it."""
+    if isinstance(content, str):
+        no_card_number(content)
+    elif isinstance(content, int) and not LEAST_INTEGER <= content < BEYOND_INTEGERS:
+        raise ValueError("expected whole numbers of at most 64 bits, came a longer one")
+    elif isinstance(content, int | float) and LEAST_CARD_NUMBER < abs(content) < BEYOND_CARD_NUMBERS:
+        no_card_number(f"{content:.0f}")
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            no_card_number(name)
+            _no_card_numbers(value)
+    elif isinstance(content, list):
+        for value in content:
+            _no_card_numbers(value)
+    return content
+
+
 def _printable(value: str) -> str:
+    no_card_number(value)
     if not value.isprintable() or value != value.strip():
         raise ValueError("expected printable characters without spaces at the ends")
     return value
 
 
+LEAST_CARD_NUMBER, BEYOND_CARD_NUMBERS = 10**12, 10**19
+LEAST_INTEGER, BEYOND_INTEGERS = -(2**63), 2**64
+"""A smaller number has fewer digits than a card's."""
+NoCardNumbers = BeforeValidator(_no_card_numbers)
 Id = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 Word = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
 Money = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
@@ -42,8 +81,9 @@ Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 """Decimal number in the currency's main unit; 0 is a payment that only checks the card."""
 EventTime = Annotated[datetime, AfterValidator(_plausible)]
 Text = Annotated[str, Field(max_length=1_024)]
-Attributes = Annotated[dict[Word, Text | float | bool | None], Field(max_length=64)]
-QuotedContext = Annotated[dict[Word, Text | float | bool | None], Field(max_length=65)]
+"""Of an attribute; `Attributes` looks for card numbers."""
+Attributes = Annotated[dict[Word, Text | float | bool | None], Field(max_length=64), NoCardNumbers]
+QuotedContext = Annotated[dict[Word, Text | float | bool | None], Field(max_length=65), NoCardNumbers]
 """What a request gave, and the product's category."""
 
 
@@ -116,8 +156,8 @@ class Quote(BaseModel):
     propensity: Annotated[float, Field(ge=0, le=1)] | None = None
     held: bool = False
     fraud_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    model: dict[str, Any] = {}
-    features: dict[str, float | None] = {}
+    model: Annotated[dict[str, Any], NoCardNumbers] = {}
+    features: dict[Annotated[str, AfterValidator(no_card_number)], float | None] = {}
 
 
 class QuoteRequest(Event):
@@ -163,12 +203,12 @@ def microseconds(moment: datetime) -> int:
 
 
 def reason(error: ValidationError) -> str:
-    """One sentence for each thing wrong: where, what was expected, what came."""
+    """One sentence for each thing wrong: where, what was expected, what came; a card's number is masked."""
     return "; ".join(_sentence(dict(item)) for item in error.errors(include_url=False)[:5])
 
 
 def _sentence(item: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "event"
-    came = repr(item.get("input"))
+    came = masked(repr(item.get("input")))
     shown = came if len(came) <= 60 else came[:57] + "..."
-    return f"{where}: {item['msg']} (came {shown})"
+    return masked(f"{where}: {item['msg']}") + f" (came {shown})"

@@ -1,6 +1,8 @@
 """A file of past events, through its mapping: payments and labels, or prices, as columns of the history.
 
-The file is read some rows at a time. A row that is no event is not taken; it is kept with its reason.
+The file is read some rows at a time, and no more at once than fits into `CHUNK_BYTES`, however small it is on
+disk: repeated values of a Parquet file stay codes until then. A row that is no event is not taken; it is kept
+with its reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
+from infra.card_numbers import masked
 from infra.errors import UserError
 from infra.progress import Silent, Task
 from ingestion import checks, history
@@ -23,6 +26,12 @@ from ingestion.mapping import LabelColumns, PriceColumns, TransactionColumns, fo
 from ingestion.mapping import Mapping as FileMapping
 
 CHUNK = 131_072
+CHUNK_BYTES = 64 * 1024 * 1024
+"""Of text that is spelled out at once."""
+MOST_ROWS = 50_000_000
+"""Of a file: all of its events are in memory before any is written."""
+MOST_COLUMNS, MOST_TEXT_BYTES = 10_000, 64 * 1024
+"""Of a file; of one value."""
 DAY_US = 86_400 * 1_000_000
 ROW = "row"
 """Column that says in which row of the file, from 0, an event was."""
@@ -201,6 +210,7 @@ def _numbered(
     """Batches of the columns wanted, each with the number of its first row."""
     first, told = 0, task or Silent()
     for batch in _batches(file, sorted(set(columns.values()))):
+        _refuse_more(file, first + batch.num_rows)
         yield first, batch
         first += batch.num_rows
         told.advance(batch.num_rows)
@@ -211,14 +221,74 @@ def _batches(file: Path, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
         raise UserError(f"{file}: no such file; expected a Parquet or CSV file.")
     try:
         yield from (_csv if file.suffix.lower() in (".csv", ".txt") else _parquet)(file, wanted)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{file}: expected a Parquet or CSV file: {error}.") from error
+    except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file}: expected a Parquet or CSV file that is whole: {said[:300]}.") from error
+
+
+def _refuse_more(file: Path, rows: int) -> None:
+    if rows > MOST_ROWS:
+        raise UserError(
+            f"{file}: expected at most {MOST_ROWS:,} rows, came {rows:,} or more; split the file."
+        )
 
 
 def _parquet(file: Path, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    opened = pq.ParquetFile(file)
-    found(wanted, opened.schema_arrow.names, file)
-    yield from opened.iter_batches(CHUNK, columns=list(wanted))
+    with pq.ParquetFile(file) as head:
+        schema = head.schema_arrow
+        _refuse_more(file, head.metadata.num_rows)
+        if len(schema) > MOST_COLUMNS:
+            raise UserError(f"{file}: expected at most {MOST_COLUMNS:,} columns, came {len(schema):,}.")
+    found(wanted, schema.names, file)
+    for name in wanted:
+        _refuse_kind(file, name, schema)
+    texts = [name for name in wanted if _is_long(schema.field(name).type)]
+    with pq.ParquetFile(file, read_dictionary=texts) as opened:
+        for batch in opened.iter_batches(CHUNK, columns=list(wanted)):
+            batch.validate(full=True)
+            yield from _spelled_out(file, batch)
+
+
+def _refuse_kind(file: Path, name: str, schema: pa.Schema) -> None:
+    """A column has one name, and values that are one thing each."""
+    if len(schema.get_all_field_indices(name)) > 1:
+        raise UserError(f"{file}: expected one column {name!r}, came several of that name.")
+    kind = schema.field(name).type
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_nested(inner) or pa.types.is_float16(inner):
+        raise UserError(f"{file}: expected text, numbers or times in column {name!r}, came {kind!s:.60}.")
+    pa.nulls(1, inner).cast(pa.string())  # ArrowInvalid: a time of a zone that nobody knows
+
+
+def _is_long(kind: pa.DataType) -> bool:
+    """Whether one value may take any room."""
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _spelled_out(file: Path, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The rows with values for codes, so many at once as have room."""
+    coded = [i for i, field in enumerate(batch.schema) if pa.types.is_dictionary(field.type)]
+    longest = sum(_longest(file, batch.schema.names[i], batch.column(i).dictionary) for i in coded)
+    size = max(1, min(batch.num_rows, CHUNK_BYTES // (longest + 8)))
+    for start in range(0, batch.num_rows, size):
+        part = batch.slice(start, size)
+        for i in coded:
+            values = part.column(i).dictionary_decode()
+            part = part.set_column(i, batch.schema.names[i], values)
+        yield part
+
+
+def _longest(file: Path, name: str, values: pa.Array) -> int:
+    """Bytes of the longest of a column's values."""
+    if not _is_long(values.type) or not len(values):
+        return 8
+    longest = int(pc.max(pc.binary_length(values)).as_py() or 0)
+    if longest > MOST_TEXT_BYTES:
+        raise UserError(
+            f"{file}: expected {MOST_TEXT_BYTES:,} bytes a value at most in {name!r}, came {longest:,}."
+        )
+    return longest
 
 
 def _csv(file: Path, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -294,18 +364,24 @@ def _quotes(raw: pa.RecordBatch, columns: PriceColumns, currency: str, first: in
     given = columns.columns()
     named |= {name: check(raw[given[name]]) for name, check in kinds.items() if name in given}
     checked = _checked(named, raw, given)
+    contexts = _contexts(raw, columns.context)
+    numbered = pc.if_else(
+        checks.card_numbers(contexts),
+        f"context: expected {checks.NO_CARD_NUMBER}",
+        pa.scalar(None, pa.string()),
+    )
     made = pa.array([f"row-{first + row}" for row in range(raw.num_rows)], pa.string())
     more = {
         "quote_id": pc.coalesce(checked.fields["quote_id"], made) if "quote_id" in named else made,
         "currency": pa.array([currency]).take(pa.array(np.zeros(raw.num_rows, np.int64))),
-        "context": _contexts(raw, columns.context),
+        "context": contexts,
         "exploration": pa.array(np.zeros(raw.num_rows, np.bool_)),
         "list_price": pc.coalesce(
             checked.fields.get("list_price", checked.fields["price"]), checked.fields["price"]
         ),
         "outcome_time_us": checked.fields.get("outcome_time_us", checked.fields["event_time_us"]),
     }
-    return replace(checked, fields=checked.fields | more)
+    return _Checked(checked.fields | more, pc.coalesce(checked.reason, numbered))
 
 
 def _contexts(raw: pa.RecordBatch, names: Sequence[str]) -> pa.Array:
@@ -327,11 +403,12 @@ def _checked(named: Mapping[str, Column], raw: pa.RecordBatch, columns: Mapping[
 
 
 def _why(name: str, column: Column, raw: pa.Array) -> pa.Array:
-    came = pc.utf8_slice_codeunits(pc.fill_null(checks.text(raw.cast(pa.string())), "nothing"), 0, 60)
-    sentence = pc.binary_join_element_wise(
-        f"{name}: expected {column.expected or 'a value'}, came ", came, ""
-    )
-    return pc.if_else(column.wrong, sentence, pa.scalar(None, pa.string()))
+    """What is told of each wrong row, null of the others; a card number is masked."""
+    at = np.flatnonzero(column.wrong.to_numpy(zero_copy_only=False))
+    came = pc.fill_null(checks.text(raw.cast(pa.string())), "nothing").take(pa.array(at)).to_pylist()
+    said = np.full(len(raw), None, object)
+    said[at] = [f"{name}: expected {column.expected or 'a value'}, came {masked(each)[:60]}" for each in came]
+    return pa.array(said, pa.string())
 
 
 def _parted(checked: _Checked, first: int) -> tuple[pa.Table, pa.Table]:

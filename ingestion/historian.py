@@ -17,11 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingestion import topics
 from ingestion.broker import Partition, Record
 from ingestion.events import EventTime, Id, microseconds, reason
+from ingestion.forgotten import Forgotten
 from ingestion.history import (
     DECISIONS,
     FROM_THE_START,
     LABELS,
+    ORIGINS,
     OUTCOMES,
+    PLACES,
     QUOTES,
     SCHEMAS,
     TRANSACTIONS,
@@ -30,9 +33,11 @@ from ingestion.history import (
 )
 from ingestion.streams import decode, position
 
-TOPICS = (topics.TERMINAL_STREAM, topics.PRODUCT_STREAM, topics.DECISIONS)
+TOPICS = (topics.TERMINAL_STREAM, topics.PRODUCT_COUNTED, topics.DECISIONS)
 GROUP = "tollgate-history"
 FLUSH_ROWS = 50_000
+NO_TIME_MS = 2**62
+"""After everything."""
 
 
 class DecisionRecord(BaseModel):
@@ -70,16 +75,17 @@ class Historian:
     """
 
     history: History
+    forgotten: Forgotten = field(default_factory=Forgotten)
     rejected: list[Rejected] = field(default_factory=list)
     _pending: dict[str, list[pa.Table]] = field(default_factory=dict)
     _offsets: dict[Partition, int] = field(default_factory=dict)
-    _reached: dict[int, dict[int, int]] = field(default_factory=dict)
+    _reached: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
     def assigned(self, partitions: Sequence[Partition]) -> None:
         """Others may have written these until now: look at the files afresh."""
         self.history.forget_positions()
         for partition in partitions:
-            self._forget(partition)
+            self._reached.pop(partition, None)
 
     def revoked(self) -> None:
         """What is not written is left to the next owner."""
@@ -92,8 +98,8 @@ class Historian:
         for record in records:
             if record.topic == topics.TERMINAL_STREAM:
                 self._take_payments(record)
-            elif record.topic == topics.PRODUCT_STREAM:
-                self._split(_placed(record, "product"), QUOTES, OUTCOMES)
+            elif record.topic == topics.PRODUCT_COUNTED:
+                self._take_sales(record)
             self._offsets[Partition(record.topic, record.partition)] = record.offset + 1
         self._take_decisions([record for record in records if record.topic == topics.DECISIONS])
 
@@ -110,21 +116,29 @@ class Historian:
         written, self._offsets = self._offsets, {}
         return written
 
-    def _forget(self, partition: Partition) -> None:
-        if partition.topic == topics.TERMINAL_STREAM:
-            self._reached.pop(partition.number, None)
-
     def _keep(self, table: str, rows: pa.Table) -> None:
         if rows.num_rows:
             self._pending.setdefault(table, []).append(completed(table, rows))
 
     def _take_payments(self, record: Record) -> None:
-        rows = _placed(record, "terminal")
-        first = position(record.offset, 0)
-        if record.partition not in self._reached:
-            self._reached[record.partition] = self.history.customer_positions(record.partition, first)
-        rows = rows.filter(pa.array(newly_sent(rows, self._reached[record.partition])))
+        partition, first = Partition(record.topic, record.partition), position(record.offset, 0)
+        rows = self._new(_placed(record), partition, first, (TRANSACTIONS, LABELS))
+        appended_ms = rows["appended_ms"].fill_null(NO_TIME_MS).to_numpy()
+        staying = self.forgotten.stay(appended_ms, rows["customer_id"].to_pylist)
+        rows = rows if staying is None else rows.filter(pa.array(staying))
         self._split(rows, TRANSACTIONS, LABELS)
+
+    def _new(self, rows: pa.Table, partition: Partition, first: int, kept_in: Sequence[str]) -> pa.Table:
+        """Rows of a partition, the first of which lies at `first`, but for those that were sent before."""
+        if partition not in self._reached:
+            self._reached[partition] = self.history.origins(kept_in, partition.number, first)
+        return rows.filter(pa.array(newly_sent(rows, ORIGINS[kept_in[0]], self._reached[partition])))
+
+    def _take_sales(self, record: Record) -> None:
+        """Without what comes twice; `History.append` knows what is in the files already."""
+        rows = pa.Table.from_batches([decode(record.value or b"", topics.STREAM_SCHEMAS[record.topic])])
+        reached = self._reached.setdefault(Partition(record.topic, record.partition), {})
+        self._split(rows.filter(pa.array(newly_sent(rows, PLACES[QUOTES], reached))), QUOTES, OUTCOMES)
 
     def _split(self, rows: pa.Table, decided: str, settled: str) -> None:
         kind = rows["kind"].to_numpy()
@@ -132,27 +146,35 @@ class Historian:
         self._keep(settled, rows.filter(pa.array(kind == 1)))
 
     def _take_decisions(self, records: Sequence[Record]) -> None:
-        rows = []
+        rows: dict[Partition, list[dict[str, Any]]] = {}
         for record in records:
             try:
                 decision = DecisionRecord.model_validate_json(record.value or b"")
-                rows.append(_decision_row(decision, record))
             except ValidationError as error:
                 self.rejected.append(Rejected(record, reason(error)))
-        self._keep(DECISIONS, pa.Table.from_pylist(rows, SCHEMAS[DECISIONS]))
+                continue
+            if not self.forgotten.holds(decision.customer_id, record.timestamp):
+                mine = rows.setdefault(Partition(record.topic, record.partition), [])
+                mine.append(_decision_row(decision, record))
+        for partition, mine in rows.items():
+            came = pa.Table.from_pylist(mine, SCHEMAS[DECISIONS])
+            self._keep(DECISIONS, self._new(came, partition, mine[0]["decision_position"], (DECISIONS,)))
 
 
-def newly_sent(rows: pa.Table, reached: dict[int, int]) -> npt.NDArray[np.bool_]:
-    """Which rows are sent for the first time: a customer's positions rise, but for repeats after a crash.
+def newly_sent(rows: pa.Table, origin: tuple[str, str], reached: dict[int, int]) -> npt.NDArray[np.bool_]:
+    """Which rows are sent for the first time: places of origin rise, but for repeats.
+
+    Who dies between sending and committing is followed by one who sends the same again, and who was stopped
+    for so long that others took over may still send what it had begun. A row that does not tell stays.
 
     Args:
-        rows: events of one terminal partition, in its order.
-        reached: greatest position of each customer partition before; moved on.
+        rows: of one partition, in its order.
+        origin: columns of the partition and the position that each row was made of.
+        reached: greatest position of each partition of origin before; moved on.
     """
-    partition = rows["customer_partition"].to_numpy()
-    at = rows["customer_position"].to_numpy()
-    new = np.zeros(len(at), np.bool_)
-    for one in np.unique(partition).tolist():
+    partition, at = (rows[name].fill_null(-1).to_numpy() for name in origin)
+    new: npt.NDArray[np.bool_] = partition < 0
+    for one in np.unique(partition[~new]).tolist():
         mine = np.flatnonzero(partition == one)
         greatest = np.maximum.accumulate(np.concatenate([[reached.get(one, FROM_THE_START)], at[mine]]))
         new[mine] = at[mine] > greatest[:-1]
@@ -160,19 +182,20 @@ def newly_sent(rows: pa.Table, reached: dict[int, int]) -> npt.NDArray[np.bool_]
     return new
 
 
-def _placed(record: Record, entity: str) -> pa.Table:
-    """Rows of a message with their places in its stream."""
-    batch = decode(record.value or b"")
+def _placed(record: Record) -> pa.Table:
+    """Rows of a message with their places in the terminal stream."""
+    batch = decode(record.value or b"", topics.STREAM_SCHEMAS[record.topic])
     n = batch.num_rows
     places = position(record.offset, 0) + np.arange(n)
     return (
         pa.Table.from_batches([batch])
-        .append_column(f"{entity}_partition", pa.array(np.full(n, record.partition, np.int32)))
-        .append_column(f"{entity}_position", pa.array(places))
+        .append_column("terminal_partition", pa.array(np.full(n, record.partition, np.int32)))
+        .append_column("terminal_position", pa.array(places))
     )
 
 
 def _decision_row(decision: DecisionRecord, record: Record) -> dict[str, Any]:
+    terminal_partition, terminal_position = topics.place_of(record.headers) or (None, None)
     return {
         **decision.model_dump(exclude={"event_time", "model", "features"}),
         "event_time_us": microseconds(decision.event_time),
@@ -181,6 +204,8 @@ def _decision_row(decision: DecisionRecord, record: Record) -> dict[str, Any]:
         "features": list(decision.features.values()),
         "json": (record.value or b"").decode(),
         "appended_ms": record.timestamp,
+        "terminal_partition": terminal_partition,
+        "terminal_position": terminal_position,
         "decision_partition": record.partition,
         "decision_position": record.offset,
     }
@@ -214,9 +239,11 @@ class Progress:
 
 
 def encoded_reason(rejected: Rejected) -> list[tuple[str, bytes]]:
-    """Headers of a dead letter: the reason, and where the record was."""
+    """Headers of a dead letter: the reason, where the record was, and whether it is not as it came."""
     record = rejected.record
+    clean = (topics.unnumbered(record.key), topics.unnumbered(record.value)) == (record.key, record.value)
     return [
+        *([] if clean else [(topics.MASKED, b"card number")]),
         ("error", rejected.reason.encode()),
         ("topic", record.topic.encode()),
         ("partition", str(record.partition).encode()),

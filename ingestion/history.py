@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -106,6 +106,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             "features": pa.list_(pa.float64()),  # the vector that was used; null = NaN
             "json": pa.string(),  # the whole decision as it was published
             "appended_ms": pa.int64(),
+            "terminal_partition": pa.int32(),  # place of its payment; null: not told
+            "terminal_position": pa.int64(),
             "decision_partition": pa.int32(),
             "decision_position": pa.int64(),
         }
@@ -135,6 +137,10 @@ PLACES = {
 }
 """Columns that say where in the log a row was read."""
 
+_CUSTOMER = ("customer_partition", "customer_position")
+ORIGINS = {TRANSACTIONS: _CUSTOMER, LABELS: _CUSTOMER, DECISIONS: ("terminal_partition", "terminal_position")}
+"""Columns that say where in an earlier stream the event lies that a row was made of."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -142,8 +148,8 @@ class Segment:
 
     first: int
     last: int
-    customers: Mapping[int, int]
-    """Greatest position of each partition of the customer stream."""
+    origins: Mapping[int, int]
+    """Greatest position of each partition of the stream that its rows were made of."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,11 @@ class History:
         self._folder = folder
         self._greatest: dict[tuple[str, str], dict[int, int]] = {}
         self._reach: Mapping[str, Reach] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self._folder
 
     def reach(self, tables: Sequence[str]) -> dict[str, Reach]:
         """How far each of the tables reaches now."""
@@ -280,16 +291,16 @@ class History:
         segments = (_contents_of(file).segments.get(BACKFILLED) for file in files)
         return max((segment.last for segment in segments if segment), default=-1)
 
-    def customer_positions(self, terminal_partition: int, before: int) -> dict[int, int]:
-        """Greatest customer position, by customer partition, that a terminal partition has before a position.
+    def origins(self, tables: Sequence[str], partition: int, before: int) -> dict[int, int]:
+        """Greatest position of each partition of origin that a partition of the log has before a position.
 
         A worker that died between sending and committing sends the same events again; theirs are not greater.
         """
         greatest: dict[int, int] = {}
-        for table in (TRANSACTIONS, LABELS):
+        for table in tables:
             for day in self.days(table):
                 for file in self._files(table, day):
-                    _raise(greatest, _customers_before(file, terminal_partition, before))
+                    _raise(greatest, _origins_before(table, file, partition, before))
         return greatest
 
     def repair(self) -> None:
@@ -308,6 +319,29 @@ class History:
         with self._alone():
             folders = [self._folder / table / f"day={day}" for day in self.days(table) if day < before_day]
             return sum(_compact(table, folder, at_least) for folder in folders)
+
+    def rewrite(self, table: str, changed: Callable[[pa.Table], pa.Table]) -> int:
+        """Put other rows in place of a table's, file by file; gives how many are gone or not as they were.
+
+        A file keeps its name and what it says about itself, so what it no longer has is still known when it
+        comes again. Each file is replaced at once: who dies leaves some as they were, and may begin anew.
+
+        Args:
+            table: its name.
+            changed: the rows of a file as they shall be, without a row too many; the very same if all stay.
+        """
+        self.repair()
+        with self._alone():
+            folders = [self._folder / table / f"day={day}" for day in self.days(table)]
+            return sum(_rewrite(file, changed) for folder in folders for file in _current(folder))
+
+    def prune(self, table: str, before_day: str) -> list[str]:
+        """Delete all days before a day; gives them."""
+        with self._alone():
+            old = [day for day in self.days(table) if day < before_day]
+            for day in old:
+                shutil.rmtree(self._folder / table / f"day={day}")
+        return old
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -399,13 +433,17 @@ def _write(folder: Path, name: str, rows: pa.Table, contents: _Contents) -> None
     """Put a file into place whole: a reader, and a machine that loses power, has all of it or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
-    with temporary.open("wb") as file:
-        pq.write_table(
-            rows.replace_schema_metadata({_METADATA: _encoded(contents)}), file, compression="zstd"
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(folder / name)
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(
+                rows.replace_schema_metadata({_METADATA: _encoded(contents)}), file, compression="zstd"
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(folder / name)
+    except OSError:  # on a full disk every byte counts
+        temporary.unlink(missing_ok=True)
+        raise
     _sync(folder)
 
 
@@ -423,29 +461,29 @@ def _contents(table: str, rows: pa.Table, replaces: Iterable[str] = ()) -> _Cont
     for one in np.unique(partition).tolist():
         mine = rows.filter(pa.array(partition == one))
         held = position[partition == one]
-        segments[one] = Segment(int(held.min()), int(held.max()), _customers(mine))
+        segments[one] = Segment(int(held.min()), int(held.max()), _origins(table, mine))
     return _Contents(segments, frozenset(replaces))
 
 
-def _customers(rows: pa.Table) -> dict[int, int]:
-    if "customer_partition" not in rows.column_names:
+def _origins(table: str, rows: pa.Table) -> dict[int, int]:
+    if table not in ORIGINS:
         return {}
-    found = rows.group_by("customer_partition").aggregate([("customer_position", "max")])
-    return dict(
-        zip(found["customer_partition"].to_pylist(), found["customer_position_max"].to_pylist(), strict=True)
-    )
+    partition, position = ORIGINS[table]
+    found = rows.group_by(partition).aggregate([(position, "max")])
+    greatest = zip(found[partition].to_pylist(), found[f"{position}_max"].to_pylist(), strict=True)
+    return {each: reached for each, reached in greatest if each is not None}
 
 
 def _encoded(contents: _Contents) -> bytes:
-    segments = {key: [each.first, each.last, dict(each.customers)] for key, each in contents.segments.items()}
+    segments = {key: [each.first, each.last, dict(each.origins)] for key, each in contents.segments.items()}
     return json.dumps({"segments": segments, "replaces": sorted(contents.replaces)}).encode()
 
 
 def _contents_of(file: Path) -> _Contents:
     written = json.loads(pq.read_schema(file).metadata[_METADATA])
     segments = {
-        int(key): Segment(first, last, {int(each): at for each, at in customers.items()})
-        for key, (first, last, customers) in written["segments"].items()
+        int(key): Segment(first, last, {int(each): at for each, at in origins.items()})
+        for key, (first, last, origins) in written["segments"].items()
     }
     return _Contents(segments, frozenset(written["replaces"]))
 
@@ -470,15 +508,15 @@ def _last_positions(folder: Path) -> dict[int, int]:
     return greatest
 
 
-def _customers_before(file: Path, partition: int, before: int) -> Mapping[int, int]:
+def _origins_before(table: str, file: Path, partition: int, before: int) -> Mapping[int, int]:
     segment = _contents_of(file).segments.get(partition)
     if segment is None or segment.first >= before:
         return {}
     if segment.last < before:
-        return segment.customers
-    names = ["customer_partition", "customer_position", "terminal_partition", "terminal_position"]
-    wanted = (pc.field("terminal_partition") == partition) & (pc.field("terminal_position") < before)
-    return _customers(pq.read_table(file, columns=names, filters=wanted))
+        return segment.origins
+    of, at = PLACES[table]
+    wanted = (pc.field(of) == partition) & (pc.field(at) < before)
+    return _origins(table, pq.read_table(file, columns=[*ORIGINS[table], of, at], filters=wanted))
 
 
 def _raise(greatest: dict[int, int], found: Mapping[int, int]) -> None:
@@ -494,6 +532,27 @@ def _repair(folder: Path) -> None:
     for file in folder.glob(".*.tmp"):
         if _stale(file):
             file.unlink()
+
+
+def _rewrite(file: Path, changed: Callable[[pa.Table], pa.Table]) -> int:
+    rows = pq.ParquetFile(file).read()
+    now = changed(rows)
+    if now is rows:
+        return 0
+    _write(file.parent, file.name, now, _contents_of(file))
+    if now.num_rows < rows.num_rows:
+        return int(rows.num_rows - now.num_rows)
+    return int(rows.num_rows - pc.sum(_same(rows, now)).as_py())
+
+
+def _same(rows: pa.Table, now: pa.Table) -> pa.BooleanArray:
+    """Which rows have the same texts as before; nothing else is ever changed."""
+    same = pa.array(np.ones(rows.num_rows, np.bool_))
+    for field in rows.schema:
+        if pa.types.is_string(field.type):
+            before, after = rows[field.name].fill_null(""), now[field.name].fill_null("")
+            same = pc.and_(same, pc.equal(before, after).combine_chunks())
+    return same
 
 
 def _stale(path: Path) -> bool:

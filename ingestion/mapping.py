@@ -120,6 +120,8 @@ def load(path: Path) -> Mapping:
         raise UserError(f"{path}: expected TOML: {error}.") from None
     except ValidationError as error:
         raise UserError(_sentence(path, text, _first(error))) from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path}: expected TOML of less depth and shorter numbers: {error}.") from None
 
 
 def found(wanted: Iterable[str], columns: Iterable[str], file: Path) -> None:

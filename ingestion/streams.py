@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from infra.errors import UserError
+
 ROW_BITS = 16
 MAX_ROWS = 1 << ROW_BITS
 MAX_BYTES = 4 * 1024 * 1024
@@ -78,6 +80,15 @@ PRODUCT_EVENT = pa.schema(
 )
 """Quotes and outcomes on their way to a product."""
 
+COUNTED_PRODUCT_EVENT = pa.schema(
+    [
+        *PRODUCT_EVENT,
+        pa.field("product_partition", pa.int32()),
+        pa.field("product_position", pa.int64()),
+    ]
+)
+"""The same on their way to the history, once they have counted."""
+
 
 def position(offset: int, row: int) -> int:
     """Place in a stream; rises strictly within a partition."""
@@ -110,16 +121,40 @@ def _copied(batch: pa.RecordBatch, start: int, end: int) -> pa.RecordBatch:
     return batch.take(pa.array(range(start, end)))
 
 
-def decode(value: bytes) -> pa.RecordBatch:
-    """The batch of a message."""
-    with pa.ipc.open_stream(value) as reader:
-        return reader.read_next_batch()
+def decode(value: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch of a message.
+
+    Raises:
+        UserError: it is none of this schema. Only our own processes write these streams, and no event of them
+            may be passed over: who reads one stops.
+    """
+    try:
+        with pa.ipc.open_stream(value) as reader:
+            batch = reader.read_next_batch()
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, StopIteration, ValueError) as error:
+        raise UserError(
+            f"an entity stream: expected an Arrow record batch of ours, came {error!r:.200}."
+        ) from None
+    if not batch.schema.equals(schema) or batch.num_rows > MAX_ROWS:
+        raise UserError(
+            f"an entity stream: expected at most {MAX_ROWS} rows of {len(schema)} columns as this version has"
+            f" them, came {batch.num_rows} of {len(batch.schema)}; let the version that wrote them read them."
+        )
+    return batch
 
 
 def batch_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
     """Rows as columns; what a row does not have is null."""
     arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def counted(rows: pa.Table, partition: int, positions: Sequence[int]) -> pa.RecordBatch:
+    """Quotes and outcomes of one partition of the product stream, with the places where they were folded."""
+    columns = [rows[name].combine_chunks() for name in PRODUCT_EVENT.names]
+    places = [pa.array([partition] * rows.num_rows, pa.int32()), pa.array(positions, pa.int64())]
+    return pa.RecordBatch.from_arrays([*columns, *places], schema=COUNTED_PRODUCT_EVENT)
 
 
 def by_partition(batch: pa.RecordBatch, key: str, partitions: int) -> dict[int, pa.RecordBatch]:

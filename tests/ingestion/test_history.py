@@ -1,8 +1,9 @@
 """The history holds every row once, whatever is killed when."""
 
 import os
+import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ingestion import history as tables
 from ingestion.broker import Partition
 from ingestion.historian import Historian, Progress
 from ingestion.history import BACKFILLED, DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
+from ingestion.processes import Loop, retire
 from ingestion.streams import SCORED_EVENT, batch_of, encode, position
 from ingestion.topics import DECISIONS as DECISIONS_TOPIC
 from ingestion.topics import TERMINAL_STREAM
@@ -114,6 +116,19 @@ def test_killed_before_the_rename_leaves_nothing_to_readers(
     os.utime(left, (0, 0))
     History(tmp_path).repair()
     assert not left.exists()
+
+
+def test_a_disk_that_is_full_is_not_kept_full(tmp_path: Path) -> None:
+    """The kernel refuses a file of more than 100 bytes, as it would on a full disk."""
+    history, limits = History(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            history.append(TRANSACTIONS, payments([1, 2]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(tmp_path) == set()
+    assert history.append(TRANSACTIONS, payments([1, 2])) == 2
 
 
 class TestBackfill:
@@ -360,3 +375,91 @@ def test_progress_says_how_many_messages_are_missing(tmp_path: Path) -> None:
     assert progress.missing({one: 0, two: 3}) == 3
     progress.reached({one: 5, two: 1})
     assert progress.missing({one: 4, two: 3}) == 2
+
+
+class TestRewriting:
+    def filled(self, folder: Path) -> History:
+        history = History(folder)
+        history.append(TRANSACTIONS, payments([1, 2, 3]))
+        history.append(TRANSACTIONS, payments([4, 5]))
+        history.append(TRANSACTIONS, payments([6, 7], day=1))
+        return history
+
+    def without(self, *gone: str) -> Callable[[pa.Table], pa.Table]:
+        def changed(rows: pa.Table) -> pa.Table:
+            stay = [each not in gone for each in rows["transaction_id"].to_pylist()]
+            return rows if all(stay) else rows.filter(pa.array(stay))
+
+        return changed
+
+    def test_only_files_that_change_are_written_and_all_say_the_same_of_themselves(
+        self, tmp_path: Path
+    ) -> None:
+        history = self.filled(tmp_path)
+        before = {file: (file.stat().st_mtime_ns, file.stat().st_ino) for file in tmp_path.rglob("*.parquet")}
+        metadata = {file: pq.read_schema(file).metadata for file in before}
+        assert history.rewrite(TRANSACTIONS, self.without("t0-0-2", "t0-0-3")) == 2
+        after = {file: (file.stat().st_mtime_ns, file.stat().st_ino) for file in tmp_path.rglob("*.parquet")}
+        assert len([file for file in before if after[file] != before[file]]) == 1
+        assert {file: pq.read_schema(file).metadata for file in after} == metadata
+        assert ids(history) == ["t0-0-1", "t0-0-4", "t0-0-5", "t0-1-6", "t0-1-7"]
+        assert history.rewrite(TRANSACTIONS, self.without("t0-0-2")) == 0
+
+    @pytest.mark.parametrize("compacted", [False, True])
+    def test_what_went_is_still_known_when_it_comes_again(self, tmp_path: Path, compacted: bool) -> None:
+        history = self.filled(tmp_path)
+        if compacted:
+            history.compact(TRANSACTIONS, "1970-01-02", at_least=2)
+        assert history.rewrite(TRANSACTIONS, self.without("t0-0-4", "t0-0-5")) == 2
+        assert History(tmp_path).append(TRANSACTIONS, payments([1, 2, 3, 4, 5])) == 0
+        history.forget_positions()
+        assert ids(history) == ["t0-0-1", "t0-0-2", "t0-0-3", "t0-1-6", "t0-1-7"]
+
+    def test_what_a_crash_left_of_a_compaction_is_not_missed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        history = self.filled(tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", lambda *_, **__: None)
+            history.compact(TRANSACTIONS, "1970-01-02", at_least=2)
+        assert len(list(tmp_path.rglob("*.parquet"))) == 4
+        history.rewrite(TRANSACTIONS, self.without("t0-0-4"))
+        for file in tmp_path.rglob("*.parquet"):
+            assert "t0-0-4" not in pq.read_table(file)["transaction_id"].to_pylist()
+
+
+class TestRetention:
+    def test_days_retire_by_the_newest_day_of_their_table(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.append(
+            TRANSACTIONS, pa.concat_tables([payments([day + 1], day=day) for day in (0, 10, 29, 40)])
+        )
+        retire(history, retention_days=0)
+        assert len(history.days(TRANSACTIONS)) == 4
+        retire(history, retention_days=30)
+        assert history.days(TRANSACTIONS) == ["1970-01-11", "1970-01-30", "1970-02-10"]
+        retire(history, retention_days=11.5)
+        assert history.days(TRANSACTIONS) == ["1970-01-30", "1970-02-10"]
+        retire(history, retention_days=0.5)
+        assert ids(history) == ["t0-40-41"]
+        assert retire(History(tmp_path / "empty"), 1) is None
+
+    def test_the_process_lets_days_retire(self, tmp_path: Path) -> None:
+        history, now = History(tmp_path), [0.0]
+        history.append(TRANSACTIONS, pa.concat_tables([payments([1]), payments([2], day=9)]))
+        loop = Loop(Historian(history), Progress(tmp_path), Nobody(), lambda: now[0], 5.0)  # type: ignore[arg-type]
+        loop._consumer = Nobody()  # type: ignore[assignment]
+        loop.turn()
+        assert len(history.days(TRANSACTIONS)) == 2
+        now[0] = 61.0
+        loop.turn()
+        assert history.days(TRANSACTIONS) == ["1970-01-10"]
+
+
+class Nobody:
+    """A broker with nothing to say."""
+
+    def poll(self, wait_ms: int) -> list[Message]:
+        return []
+
+    def flush(self) -> None: ...

@@ -370,12 +370,20 @@ class _Letter:
 
     def __init__(self, offset: int, value: bytes) -> None:
         self.offset, self.value = offset, value
+        self.headers = [("masked", b"card number")] if value == b"****" else []
 
 
 def test_dead_letters_are_sent_again_once_each() -> None:
     letters, outlet = FakeLetters([b"a", b"b", b"c"]), FakeOutlet()
     assert commands.send_again(letters, outlet, "labels") == 3  # type: ignore[arg-type]
     assert outlet.sent == [("labels", each, b"key") for each in (b"a", b"b", b"c")]
+    assert letters.done == 3
+
+
+def test_a_dead_letter_with_a_masked_card_number_is_not_sent_again() -> None:
+    letters, outlet = FakeLetters([b"a", b"****", b"c"]), FakeOutlet()
+    assert commands.send_again(letters, outlet, "labels") == 2  # type: ignore[arg-type]
+    assert outlet.sent == [("labels", each, b"key") for each in (b"a", b"c")]
     assert letters.done == 3
 
 
