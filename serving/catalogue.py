@@ -13,6 +13,8 @@ from infra.settings import PricingPolicy, Product
 from training.pricing_policy import least_price
 
 KEY = b"catalogue"
+MOST_REMEMBERED, PAGE = 100_000, 200
+"""Products that are known by heart, and how many are looked at at a time."""
 
 
 class Store(Protocol):
@@ -38,11 +40,29 @@ class Catalogue:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._remembered: dict[bytes, bytes] = {}
+
+    def expect(self, products: Sequence[Product]) -> None:
+        """Know these by heart until what is in the store is known."""
+        self._remembered = {each.product_id.encode(): _value(each).encode() for each in products}
 
     async def seed(self, products: Sequence[Product]) -> None:
         """Add those products that are not there; a product that is there stays as it is."""
         if products:
             await self._store.execute([("HSETNX", KEY, each.product_id, _value(each)) for each in products])
+
+    async def remember(self) -> None:
+        """Keep what is there now, for `remembered`; a page at a time, so that nobody waits behind it."""
+        cursor = b"0"
+        while len(self._remembered) < MOST_REMEMBERED:
+            ((cursor, found),) = await self._store.execute([("HSCAN", KEY, cursor, "COUNT", PAGE)])
+            self._remembered |= zip(found[::2], found[1::2], strict=True)
+            if cursor == b"0":
+                return
+
+    def remembered(self, product_id: str) -> Product | None:
+        """The product as it was known last, for when the store is away; None if it was not."""
+        return found(self._remembered.get(product_id.encode()))
 
     async def get(self, product_id: str) -> Product | None:
         """The product, or None."""
@@ -58,6 +78,7 @@ class Catalogue:
     async def put(self, product: Product) -> None:
         """Add or replace a product."""
         await self._store.execute([("HSET", KEY, product.product_id, _value(product))])
+        self._remembered[product.product_id.encode()] = _value(product).encode()
 
 
 def faults(product: Product, policy: PricingPolicy) -> list[str]:

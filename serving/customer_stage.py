@@ -11,6 +11,7 @@ from features.fraud import CUSTOMER, LABEL, PAYMENT, codes_of_rows, event_values
 from features.index import KnownTransaction, Place, label_orphans_key, label_seen_key, transaction_seen_key
 from features.state import Floats, Folded
 from ingestion.broker import Record
+from ingestion.forgotten import Forgotten
 from ingestion.streams import FRAUD_EVENT, SCORED_EVENT, by_partition, encoded
 from ingestion.topics import CUSTOMER_STREAM, TERMINAL_STREAM
 from serving.entity_stage import (
@@ -21,6 +22,7 @@ from serving.entity_stage import (
     mark_seen,
     place_entries,
     read_batch,
+    remembered,
 )
 from serving.label_log import Said, contrary_keys, label_entry, news
 from serving.router import messages, parked_labels
@@ -32,8 +34,11 @@ class CustomerStage(Memoryless):
 
     topics: Sequence[str] = (CUSTOMER_STREAM,)
 
-    def __init__(self, store: Connection, partitions: int, remember_s: int) -> None:
+    def __init__(
+        self, store: Connection, partitions: int, remember_s: int, forgotten: Forgotten | None = None
+    ) -> None:
         self._store = store
+        self._forgotten = forgotten or Forgotten()
         self._fold = EntityFold(CUSTOMER, store)
         self._partitions = partitions
         self._remember_s = remember_s
@@ -41,7 +46,9 @@ class CustomerStage(Memoryless):
     def handle(self, records: Sequence[Record]) -> Work:
         """Drop what counted already, fold the rest, send it on to the terminals."""
         work = Work(handled=next_offsets(records))
-        arrived = read_batch(records)
+        arrived = remembered(read_batch(records), self._forgotten)
+        if not len(arrived):
+            return work
         seen_keys, labels = _seen_keys(arrived), _labels(arrived)
         contrary = [key for said in labels.values() for key in contrary_keys(said.transaction_id, said.label)]
         earlier = look_up(self._store, seen_keys, _orphans(arrived), contrary)

@@ -11,12 +11,10 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
 from features.connection import set_expiring, type_of_command
-from features.index import Place, place_entry, read_place
+from features.index import Place, place_entry
 from ingestion.broker import Consumer, Partition
-from ingestion.topics import DECISIONS
+from ingestion.topics import DECISIONS, PLACE, place_of
 from serving.stage import Outgoing
-
-PLACE_HEADER = "place"
 
 
 class ExpectedCost(BaseModel):
@@ -52,7 +50,7 @@ def decision_key(transaction_id: str) -> bytes:
 
 def outgoing(value: bytes, customer_id: str, customer_partition: int, place: Place) -> Outgoing:
     """A decision as a record of the topic."""
-    headers = [(PLACE_HEADER, place_entry(place))]
+    headers = [(PLACE, place_entry(place))]
     return Outgoing(DECISIONS, value, customer_id.encode(), headers, customer_partition)
 
 
@@ -71,16 +69,13 @@ def decided_since(address: str, append_ms: int, places: Sequence[int]) -> dict[P
 
 
 def _read_to_end(consumer: Consumer, append_ms: int, partitions: set[int]) -> dict[Place, bytes]:
-    mine = consumer.assignment()
-    ends = consumer.ends(mine)
-    for partition in mine:
+    for partition in consumer.assignment():
         consumer.seek_to_time(partition, append_ms)
     found: dict[Place, bytes] = {}
-    while any(consumer.position(partition) < ends[partition] for partition in mine):
-        for record in consumer.poll(wait_ms=200):
-            place = read_place(dict(record.headers).get(PLACE_HEADER, b"-1:-1"))
-            if place.partition in partitions:
-                found[place] = record.value or b""
+    for record in consumer.to_the_end():
+        place = place_of(record.headers)
+        if place and place[0] in partitions:
+            found[Place(*place)] = record.value or b""
     return found
 
 

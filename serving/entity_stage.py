@@ -11,7 +11,9 @@ from features.index import Place, place_entry
 from features.online import Codec
 from features.state import Entity, Events, Floats, Folded, Ints, States, codes_of, fold
 from ingestion.broker import Record
+from ingestion.forgotten import Forgotten
 from ingestion.streams import ROW_BITS, decode
+from ingestion.topics import STREAM_SCHEMAS
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class StreamBatch:
 
 def read_batch(records: Sequence[Record]) -> StreamBatch:
     """The events of entity-stream messages, in the order of the records."""
-    batches = [decode(record.value or b"") for record in records]
+    batches = [decode(record.value or b"", STREAM_SCHEMAS[record.topic]) for record in records]
     sizes = [batch.num_rows for batch in batches]
     return StreamBatch(
         pa.Table.from_batches(batches),
@@ -61,6 +63,12 @@ def read_batch(records: Sequence[Record]) -> StreamBatch:
             [(r.offset << ROW_BITS) + np.arange(size) for r, size in zip(records, sizes, strict=True)]
         ).astype(np.int64),
     )
+
+
+def remembered(batch: StreamBatch, forgotten: Forgotten) -> StreamBatch:
+    """The events but for those of the time before their customer was forgotten."""
+    staying = forgotten.stay(batch.integers("appended_ms"), lambda: batch.strings("customer_id"))
+    return batch if staying is None else batch.take(np.flatnonzero(staying))
 
 
 @dataclass

@@ -14,6 +14,9 @@ from serving.worker import Timings, Watcher
 
 M = TypeVar("M", Counter, Histogram)
 
+STORE, BROKER = "store", "broker"
+"""Neighbours of the API: why an answer was degraded, and who is away."""
+
 
 def _counter(metric: metrics.Metric, registry: CollectorRegistry) -> Counter:
     return Counter(*metric.arguments, registry=registry)
@@ -21,6 +24,11 @@ def _counter(metric: metrics.Metric, registry: CollectorRegistry) -> Counter:
 
 def _histogram(metric: metrics.Metric, registry: CollectorRegistry) -> Histogram:
     return Histogram(*metric.arguments, buckets=metric.buckets, registry=registry)
+
+
+def _one_of_many(metric: metrics.Metric, registry: CollectorRegistry) -> Gauge:
+    """1 where any process that lives says 1."""
+    return Gauge(*metric.arguments, registry=registry, multiprocess_mode="livemax")
 
 
 class _Labelled(Generic[M]):
@@ -41,15 +49,15 @@ class ModelMeasures:
     """Which version decides."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._info = Gauge(*metrics.MODEL_INFO.arguments, registry=registry)
+        self._info = _one_of_many(metrics.MODEL_INFO, registry)
         self._swaps = _counter(metrics.MODEL_SWAPS, registry)
         self._versions: dict[str, str] = {}
 
     def swapped(self, swap: Swap) -> None:
-        """A champion took over."""
+        """A champion took over; the one before shows 0: in several processes labels can't be removed."""
         before = self._versions.get(swap.task)
         if before is not None:
-            self._info.remove(swap.task, before, "champion")
+            self._info.labels(swap.task, before, "champion").set(0)
         self._versions[swap.task] = swap.version
         self._info.labels(swap.task, swap.version, "champion").set(1)
         self._swaps.labels(swap.task).inc()
@@ -59,7 +67,7 @@ class PolicyMeasures:
     """Which fraud policy decides, and how often a file was refused."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._info = Gauge(*metrics.POLICY_INFO.arguments, registry=registry)
+        self._info = _one_of_many(metrics.POLICY_INFO, registry)
         self._refusals = _counter(metrics.POLICY_REFUSALS, registry).labels("fraud")
         self._version = ""
 
@@ -81,32 +89,54 @@ class ApiMeasures:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = _Labelled(_counter(metrics.API_REQUESTS, registry))
         self._seconds = _Labelled(_histogram(metrics.API_SECONDS, registry))
+        self._refused = _Labelled(_counter(metrics.API_REFUSED, registry))
+        self._limit = Gauge(*metrics.API_LIMIT.arguments, registry=registry, multiprocess_mode="livesum")
         self._stages = _Labelled(_histogram(metrics.API_STAGE_SECONDS, registry))
         self._decisions = _Labelled(_counter(metrics.DECISIONS, registry))
         self._quotes = _Labelled(_counter(metrics.QUOTES, registry))
         self._degraded = _Labelled(_counter(metrics.DEGRADED, registry))
+        self._away = Gauge(*metrics.NEIGHBOUR_AWAY.arguments, registry=registry)
+        self._outbox = Gauge(*metrics.OUTBOX.arguments, registry=registry)
+        for neighbour in (STORE, BROKER):
+            self.away(neighbour, False)
+
+    def away(self, neighbour: str, away: bool) -> None:
+        """A neighbour went away, or is back."""
+        self._away.labels(neighbour).set(away)
+
+    def outbox(self, records: int) -> None:
+        """So many wait in the outbox."""
+        self._outbox.set(records)
 
     def answered(self, call: str, status: int, seconds: float) -> None:
         """A request is done."""
         self._requests(call, str(status)).inc()
         self._seconds(call).observe(seconds)
 
+    def refused(self, kind: str) -> None:
+        """A call was sent away: too many of its kind, `small` or `large`."""
+        self._refused(kind).inc()
+
+    def limited(self, calls: int) -> None:
+        """So many small calls may be in work now."""
+        self._limit.set(calls)
+
     def stages(self, call: str, seconds: Mapping[str, float]) -> None:
         """Where an answer's time went."""
         for stage, spent in seconds.items():
             self._stages(call, stage).observe(spent)
 
-    def decided(self, decision: str, degraded: bool) -> None:
-        """A fraud decision was given."""
+    def decided(self, decision: str, lacking: Sequence[str] = ()) -> None:
+        """A fraud decision was given, while these neighbours were away."""
         self._decisions(decision, "http").inc()
-        if degraded:
-            self._degraded("fraud", "store").inc()
+        for neighbour in lacking:
+            self._degraded("fraud", neighbour).inc()
 
-    def quoted(self, objective: str, exploration: bool, degraded: bool) -> None:
-        """A price was given."""
+    def quoted(self, objective: str, exploration: bool, lacking: Sequence[str] = ()) -> None:
+        """A price was given, while these neighbours were away."""
         self._quotes(label(objective), str(exploration).lower()).inc()
-        if degraded:
-            self._degraded("pricing", "store").inc()
+        for neighbour in lacking:
+            self._degraded("pricing", neighbour).inc()
 
 
 class WorkerMeasures(Watcher):
@@ -117,6 +147,7 @@ class WorkerMeasures(Watcher):
         self._stages = _histogram(metrics.WORKER_STAGE_SECONDS, registry)
         self._freshness = _histogram(metrics.FRESHNESS_SECONDS, registry)
         self._lag = Gauge(*metrics.LAG.arguments, registry=registry)
+        self._mine: set[Partition] = set()
 
     def turned(self, work: Sequence[Work], timings: Timings, now_s: float) -> None:
         """Count a turn."""
@@ -129,6 +160,8 @@ class WorkerMeasures(Watcher):
                 self._freshness.labels("terminal").observe(max(now_s - accepted_ms / 1e3, 0.0))
 
     def lagging(self, records: Mapping[Partition, int]) -> None:
-        """Keep the last look."""
-        for partition, waiting in records.items():
+        """Keep the last look; of partitions that are another worker's now nothing waits here."""
+        gone = dict.fromkeys(self._mine - records.keys(), 0)
+        self._mine = set(records)
+        for partition, waiting in (gone | dict(records)).items():
             self._lag.labels(partition.topic, str(partition.number)).set(waiting)

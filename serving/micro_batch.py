@@ -1,11 +1,20 @@
 """Questions of concurrent requests, answered together: throughput without making a lone request wait."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+
+def portions(items: Sequence[Q], most: int) -> Iterator[Sequence[Q]]:
+    """A list in parts, between which others may have their turn.
+
+    >>> list(portions("abcde", 2))
+    ['ab', 'cd', 'e']
+    """
+    return (items[start : start + most] for start in range(0, len(items), most))
 
 
 class MicroBatch(Generic[Q, A]):

@@ -1,5 +1,7 @@
 """Errors as RFC 9457 problem documents: what was expected, what came, what to do."""
 
+import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -9,13 +11,32 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from features.connection import StoreError
+from infra.card_numbers import masked
 from infra.errors import UserError
 from ingestion.broker import BrokerError
 from ingestion.events import reason
+from training.tracking import RegistryAwayError
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Headers of every answer: a browser shall show, keep and guess nothing of it."""
+NEIGHBOURS: dict[type[Exception], str] = {
+    BrokerError: "the event stream",
+    StoreError: "the feature store",
+    RegistryAwayError: "the model registry",
+}
+"""Who did not answer, by what was raised."""
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's word
@@ -28,11 +49,15 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         self.extra = extra
 
 
-def problem_response(status: int, detail: str, **extra: Any) -> Response:
-    """The problem document as a response."""
+def problem_response(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, **extra: Any
+) -> Response:
+    """The problem document as a response; a card number that came is not sent back."""
     document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return Response(orjson.dumps(document | extra), status, headers=headers, media_type=MEDIA_TYPE)
+    if headers is None and status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers = {"Retry-After": "1"}
+    told = masked(orjson.dumps(document | extra).decode())
+    return Response(told, status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -42,7 +67,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(StarletteHTTPException, _http)
     app.add_exception_handler(UserError, _user)
-    for unavailable in (BrokerError, StoreError):
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _bug)
+    for unavailable in NEIGHBOURS:
         app.add_exception_handler(unavailable, _unavailable)
 
 
@@ -64,12 +91,31 @@ async def _bad_request(_: Request, error: Exception) -> Response:
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException | HTTPException)
-    return problem_response(error.status_code, str(error.detail))
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # the framework's word for bytes that are no JSON
+        return problem_response(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "expected JSON in UTF-8, came something else"
+        )
+    return problem_response(error.status_code, str(error.detail), headers=error.headers)
 
 
 async def _user(_: Request, error: Exception) -> Response:
     return problem_response(HTTPStatus.CONFLICT, str(error))
 
 
+async def _gone(_: Request, __: Exception) -> Response:
+    """Nobody hears it: the client went, or was cut off, before its body was there."""
+    return problem_response(HTTPStatus.REQUEST_TIMEOUT, "expected a whole body, the connection ended")
+
+
 async def _unavailable(_: Request, error: Exception) -> Response:
-    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; try again in a moment")
+    """Which neighbour it was is for who calls; where it lives and what it said is for our log."""
+    log.warning("%s", error)
+    neighbour = next(name for kind, name in NEIGHBOURS.items() if isinstance(error, kind))
+    detail = f"{neighbour} did not answer as expected; try again in a moment"
+    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail)
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    """What went wrong is for our log, where the server writes it, and not for who called."""
+    detail = "this is an error of ours and has been logged; try again, or tell who runs this API"
+    return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, detail, headers=SAFE)

@@ -8,8 +8,8 @@ from features.connection import Connection
 from features.index import KnownQuote, outcome_orphans_key, outcome_seen_key, quote_seen_key
 from features.pricing import PRODUCT, QUOTE, event_values
 from ingestion.broker import Record
-from ingestion.streams import PRODUCT_EVENT
-from ingestion.topics import PRODUCT_STREAM
+from ingestion.streams import PRODUCT_EVENT, counted, encoded
+from ingestion.topics import PRODUCT_COUNTED, PRODUCT_STREAM
 from serving.entity_stage import (
     Earlier,
     EntityFold,
@@ -20,11 +20,11 @@ from serving.entity_stage import (
     read_batch,
 )
 from serving.router import messages, parked_outcomes
-from serving.stage import Memoryless, Work, next_offsets
+from serving.stage import Memoryless, Outgoing, Work, next_offsets
 
 
 class ProductStage(Memoryless):
-    """Reads the product stream, writes the products' states."""
+    """Reads the product stream, writes the products' states and what the history keeps."""
 
     topics: Sequence[str] = (PRODUCT_STREAM,)
 
@@ -49,6 +49,7 @@ class ProductStage(Memoryless):
                 batch.numbers("units"),
                 batch.integers("event_time_us"),
             )
+            work.outputs += _counted(batch)
             work.writes += self._fold(batch, values).writes
             fresh_keys = [seen_keys[i] for i in earlier.fresh]
             work.writes += mark_seen(fresh_keys, place_entries(batch), self._remember_s)
@@ -61,6 +62,19 @@ class ProductStage(Memoryless):
         work.outputs += messages(PRODUCT_STREAM, rows, "product_id", PRODUCT_EVENT, self._partitions)
         work.writes += [("DEL", key) for _, key, _ in earlier.waiting]
         work.count("outcomes_adopted", len(rows))
+
+
+def _counted(batch: StreamBatch) -> list[Outgoing]:
+    """What counts, for the history; after a crash it may come again, at the same places."""
+    parts = {each: np.flatnonzero(batch.partition == each) for each in np.unique(batch.partition).tolist()}
+    rows = {
+        each: counted(batch.rows.take(at), each, batch.position[at].tolist()) for each, at in parts.items()
+    }
+    return [
+        Outgoing(PRODUCT_COUNTED, value, partition=each)
+        for each, part in rows.items()
+        for value in encoded(part)
+    ]
 
 
 def _seen_keys(batch: StreamBatch) -> list[bytes]:

@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from features.connection import AsyncConnection, type_of_command
-from ingestion.events import EPOCH, Event, EventTime, Id, Label
+from ingestion.events import EPOCH, Event, EventTime, Id, Label, no_card_number
 from serving.decision_log import decision_key
 from serving.label_log import Told, label_keys, outgoing, told
 from serving.review_queue import DONE, PENDING, TOP, Spot, asking, following, leaving
@@ -38,7 +38,7 @@ class Verdict(Event):
     """
 
     label: Word
-    note: Annotated[str, Field(max_length=2_000)] = ""
+    note: Annotated[str, Field(max_length=2_000), AfterValidator(no_card_number)] = ""
     analyst: Id | None = None
     revise: bool = False
     label_time: EventTime | None = None
@@ -219,7 +219,7 @@ class Reviews:
 
     async def _claim(self, name: bytes, verdict: Verdict) -> None:
         """Of two analysts who judge the same payment at the same moment the first is heard."""
-        key = b"verdict:claim:" + name
+        key = _claim_key(name)
         unless_taken = () if verdict.revise else ("NX", "GET")
         (taken,) = await self._store.execute([("SET", key, verdict.label, "EX", CLAIM_S, *unless_taken)])
         if not verdict.revise and taken not in (None, verdict.label.encode()):
@@ -249,6 +249,16 @@ def _refuse(case: Case, label: Label, revise: bool) -> None:
         raise ContraryVerdict(word, case.verdicts[-1] if case.verdicts else None)
     if label.label_time <= since:
         raise NotLater(since)
+
+
+def keys_of(transaction_id: str) -> list[bytes]:
+    """Redis keys of what analysts said of a transaction."""
+    name = transaction_id.encode()
+    return [_verdicts_key(name), _claim_key(name)]
+
+
+def _claim_key(name: bytes) -> bytes:
+    return b"verdict:claim:" + name
 
 
 def _verdicts_key(name: bytes) -> bytes:

@@ -26,6 +26,7 @@ from features.index import (
     read_transaction,
 )
 from features.pricing import OUTCOME, QUOTE
+from infra.card_numbers import masked
 from ingestion.broker import MAX_MESSAGE_BYTES, Partition, Record
 from ingestion.events import (
     MAX_AHEAD_US,
@@ -37,17 +38,21 @@ from ingestion.events import (
     microseconds,
     reason,
 )
+from ingestion.forgotten import Forgotten
 from ingestion.merge import EventTimeMerge
+from ingestion.pseudonyms import MARK, NO_PSEUDONYMS, Pseudonyms
 from ingestion.streams import FRAUD_EVENT, PRODUCT_EVENT, batch_of, encoded, partition_of
 from ingestion.topics import (
     CUSTOMER_STREAM,
     EVENT_TYPES,
     LABELS,
+    MASKED,
     OUTCOMES,
     PRODUCT_STREAM,
     QUOTES,
     TRANSACTIONS,
     dead_letters,
+    unnumbered,
 )
 from serving.decision_log import Decided
 from serving.stage import Outgoing, Work
@@ -82,8 +87,8 @@ class Rejected:
     record: Record
 
 
-def parse(record: Record) -> Arrived | Rejected:
-    """The record's event, or the reason why it is none."""
+def parse(record: Record, pseudonyms: Pseudonyms = NO_PSEUDONYMS) -> Arrived | Rejected:
+    """The record's event with pseudonyms for identifiers, or the reason why it is none."""
     decision = dict(record.headers).get(DECISION_HEADER)
     if len(decision or b"") > MOST_DECISION_BYTES:
         return Rejected(f"expected a decision of at most {MOST_DECISION_BYTES} bytes", record)
@@ -98,23 +103,26 @@ def parse(record: Record) -> Arrived | Rejected:
         return Rejected(
             "expected a time at most a day ahead of the broker's clock, came one further ahead", record
         )
-    return Arrived(event, time_us, record)
+    return Arrived(pseudonyms.event(event), time_us, record)
 
 
 def dead_letter(rejected: Rejected) -> Outgoing:
-    """The raw bytes as they came, with the reason and the place.
+    """The raw bytes as they came, with the reason and the place; a masked card number has a header, too.
 
     What would be too large with these is cut, and a header tells its length: nothing shall wait behind it.
     """
     record = rejected.record
     headers = [
-        ("error", rejected.reason[:MOST_REASON].encode()),
+        ("error", masked(rejected.reason)[:MOST_REASON].encode()),
         ("topic", record.topic.encode()),
         ("partition", str(record.partition).encode()),
         ("offset", str(record.offset).encode()),
     ]
-    key, value = _cut(record.key, MOST_KEY_BYTES), _cut(record.value, MOST_LETTER_BYTES)
-    if (key, value) != (record.key, record.value):
+    raw_key, raw_value = unnumbered(record.key), unnumbered(record.value)
+    if (raw_key, raw_value) != (record.key, record.value):
+        headers.append((MASKED, b"card number"))
+    key, value = _cut(raw_key, MOST_KEY_BYTES), _cut(raw_value, MOST_LETTER_BYTES)
+    if (key, value) != (raw_key, raw_value):
         headers.append(("truncated", str(len(record.value or b"")).encode()))
     return Outgoing(dead_letters(record.topic), value, key, headers)
 
@@ -129,9 +137,17 @@ class Router:
     topics: Sequence[str] = (TRANSACTIONS, LABELS, QUOTES, OUTCOMES)
 
     def __init__(
-        self, store: Connection, partitions: int, remember_s: int, caught_up: Callable[[Partition], bool]
+        self,
+        store: Connection,
+        partitions: int,
+        remember_s: int,
+        caught_up: Callable[[Partition], bool],
+        pseudonyms: Pseudonyms = NO_PSEUDONYMS,
+        forgotten: Forgotten | None = None,
     ) -> None:
         self._store = store
+        self._pseudonyms = pseudonyms
+        self._forgotten = forgotten or Forgotten()
         self._remember_s = remember_s
         self._partitions = partitions
         self._caught_up = caught_up
@@ -166,7 +182,9 @@ class Router:
         for record in records:
             self._admit(record, work)
         awaited = [partition for partition in self._ours if not self._caught_up(partition)]
-        due = [arrived for _, arrived in self._merge.take(awaited, TURN)]
+        due = [
+            arrived for _, arrived in self._merge.take(awaited, TURN) if not self._passed_over(arrived, work)
+        ]
         self._route_payments(due, work)
         self._route_sales(due, work)
         work.handled = self._handled()
@@ -175,12 +193,21 @@ class Router:
     def _admit(self, record: Record, work: Work) -> None:
         partition = Partition(record.topic, record.partition)
         self._next[partition] = record.offset + 1
-        match parse(record):
+        match parse(record, self._pseudonyms):
             case Rejected() as rejected:
                 work.outputs.append(dead_letter(rejected))
                 work.count(f"{record.topic}_rejected")
             case Arrived() as arrived:
                 self._merge.add(partition, arrived.time_us, arrived)
+
+    def _passed_over(self, arrived: Arrived, work: Work) -> bool:
+        """Whether it is of the time before its person was forgotten."""
+        paid = arrived.event
+        if not isinstance(paid, Transaction):
+            return False
+        gone = self._forgotten.holds(paid.customer_id, arrived.record.timestamp)
+        work.count("forgotten", gone)
+        return gone
 
     def _handled(self) -> dict[Partition, int]:
         """Next offsets that changed since the last call: everything before them has been routed."""
@@ -272,8 +299,15 @@ def payment_row(paid: Transaction, time_us: int, record: Record) -> type_of_row:
         "event_time_us": time_us,
         "attributes": orjson.dumps(paid.attributes).decode() if paid.attributes else None,
         "appended_ms": record.timestamp,
-        "decision": decision,
+        "decision": decision if decision is None else _of_same(paid, decision),
     }
+
+
+def _of_same(paid: Transaction, decision: bytes) -> bytes:
+    """The decision that came with a payment, whoever made it, naming the customer as the payment does now."""
+    if not paid.customer_id.startswith(MARK) or paid.customer_id.encode() in decision:
+        return decision
+    return orjson.dumps(orjson.loads(decision) | {"customer_id": paid.customer_id})
 
 
 def label_row(label: Label, appended_ms: int, of: KnownTransaction) -> type_of_row:

@@ -14,6 +14,7 @@ from features.state import MICROSECONDS
 from ingestion.events import MAX_AHEAD_US, Label, Transaction, event_time, microseconds, reason
 from serving import label_log
 from serving.direct_route import DirectRoute
+from serving.guard import GuardedRoute
 from serving.problems import Problem
 from serving.reviews import Case
 from serving.scoring import Asked, outgoing
@@ -25,7 +26,7 @@ DRY_RUN = "Publish nothing."
 EXPLAIN = "Give reasons for what is simply approved, too; a decision that was made before stays as it is."
 E = TypeVar("E", bound=BaseModel)
 
-router = APIRouter(prefix="/v1", tags=["fraud"])
+router = APIRouter(prefix="/v1", tags=["fraud"], route_class=GuardedRoute)
 
 
 def body_of(model: type[BaseModel], many: bool = False) -> dict[str, Any]:
@@ -55,7 +56,7 @@ async def post_score(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await request.body()
     start = time.perf_counter()
-    event = Transaction.model_validate_json(body)
+    event = services.pseudonyms.event(Transaction.model_validate_json(body))
     refuse_future([event])
     services.measures.stages("score", {"parse": time.perf_counter() - start})
     asked = Asked(_asked(request, "dry_run"), _asked(request, "explain"))
@@ -81,7 +82,7 @@ router.add_api_route(
 @router.post("/transactions", status_code=HTTPStatus.ACCEPTED, openapi_extra=body_of(Transaction, many=True))
 async def post_transactions(request: Request, services: UsesServices) -> Response:
     """Take one transaction or at most 1,000; 202 once Kafka has acknowledged all of them."""
-    events = parse_many(await request.body(), Transaction)
+    events = await _transactions(request, services)
     await services.publisher.publish([outgoing(event) for event in events])
     return answer({"accepted": len(events)}, HTTPStatus.ACCEPTED)
 
@@ -102,9 +103,15 @@ async def post_score_batch(
     explain: Annotated[bool, Query(description=EXPLAIN)] = False,
 ) -> Response:
     """Decide at most 1,000 transactions; each on what was known before the call."""
-    events = parse_many(await request.body(), Transaction)
+    events = await _transactions(request, services)
     decisions = await services.scoring.decide(events, Asked(dry_run, explain))
     return Response(b"[" + b",".join(decisions) + b"]", media_type=JSON)
+
+
+async def _transactions(request: Request, services: Services) -> list[Transaction]:
+    """One or many; behind this nobody knows whose they are."""
+    events = parse_many(await request.body(), Transaction)
+    return [services.pseudonyms.event(event) for event in events]
 
 
 @router.get("/decisions/{transaction_id:path}")

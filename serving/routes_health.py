@@ -1,6 +1,5 @@
 """Alive, ready, and what is measured."""
 
-import asyncio
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request
@@ -8,11 +7,11 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from features.connection import StoreError
-from ingestion.broker import answers
+from serving.guard import GuardedRoute
 from serving.routes_fraud import answer
 from serving.services import UsesServices
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
 
 @router.get("/healthz")
@@ -26,7 +25,7 @@ async def readyz(services: UsesServices) -> Response:
     """Model, feature store and broker are usable; 503 names what is not. Baselines count as models."""
     parts = {
         "feature_store": await _store(services),
-        "broker": await asyncio.to_thread(answers, services.settings.addresses.kafka),
+        "broker": await services.publisher.answers(),
     }
     models = {task: version(services, task) for task in ("fraud", "pricing")}
     ready = all(parts.values())

@@ -9,12 +9,13 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from serving.guard import GuardedRoute
 from serving.routes_fraud import answer
 from serving.services import Services, UsesServices
 from training.promotion import promote, rollback
 from training.tracking import EVIDENCE, IN_SHADOW, REFUSED, SHADOW, RegistryError, Version
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRoute)
 
 Task = Literal["fraud", "pricing"]
 
@@ -37,8 +38,9 @@ class Rollback(BaseModel):
 @router.get("")
 async def get_models(services: UsesServices) -> Response:
     """Champion, canary, challengers with what they have shown so far, refusals and history of each task."""
-    tasks = {task: await asyncio.to_thread(describe, services, task) for task in ("fraud", "pricing")}
-    return answer(tasks)
+    tasks = ("fraud", "pricing")
+    described = await asyncio.gather(*(asyncio.to_thread(describe, services, task) for task in tasks))
+    return answer(dict(zip(tasks, described, strict=True)))
 
 
 @router.post("/{task}/promote")

@@ -1,6 +1,7 @@
 """HTTP calls of the pricing side: quotes, outcomes and the catalogue."""
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from random import Random
@@ -18,9 +19,12 @@ from features.online import Codec
 from features.pricing import PRICING, PRODUCT
 from features.state import States
 from infra.settings import Objective, Product
-from ingestion.events import Outcome, QuoteRequest, microseconds
+from ingestion.events import Id, Outcome, QuoteRequest, microseconds
 from ingestion.topics import OUTCOMES, QUOTES
 from serving.catalogue import asking, faults, found
+from serving.guard import GuardedRoute
+from serving.measures import BROKER, STORE
+from serving.outbox import Kept
 from serving.pricing import Held, Known
 from serving.pricing import quote as price_of
 from serving.problems import Problem
@@ -30,7 +34,7 @@ from serving.services import Services, UsesServices
 from serving.stage import Outgoing
 from training.fraud_policy import passed_share
 
-router = APIRouter(prefix="/v1", tags=["pricing"])
+router = APIRouter(prefix="/v1", tags=["pricing"], route_class=GuardedRoute)
 
 _products = Codec(PRODUCT)
 DAY_S = 86_400
@@ -55,29 +59,35 @@ class Terms(BaseModel):
 async def post_quote(request: Request, services: UsesServices) -> Response:
     """Quote a price; the same `quote_id` again gives the same answer."""
     start = time.perf_counter()
-    asked = QuoteRequest.model_validate_json(await request.body())
+    asked = services.pseudonyms.event(QuoteRequest.model_validate_json(await request.body()))
     refuse_future([asked])
     same = SameContext(asked, services.pricing.rules)
     product, states, before, held, degraded = await _look_up(services, asked, same)
     if before is not None:
         return Response(before, media_type=JSON)
     if product is None:
-        detail = (
-            f"product {asked.product_id!r} is not in the catalogue; add it by PUT /v1/products/{{product_id}}"
-        )
-        raise Problem(HTTPStatus.NOT_FOUND, detail)
+        raise _unknown(asked, degraded)
     took_ms = (time.perf_counter() - start) * 1e3
     known = Known(product, states.columns, degraded, took_ms, held, _fraud_share(services))
     quote = await _priced(services, asked, known, same)
     services.measures.stages("quote", {k: v / 1e3 for k, v in quote["latency_ms"].items() if k != "total"})
-    services.measures.quoted(quote["objective"], quote["exploration"], degraded)
     return await _published(services, asked, quote)
+
+
+def _unknown(asked: QuoteRequest, degraded: bool) -> Problem:
+    if degraded:
+        detail = f"the catalogue does not answer, and {asked.product_id!r} is not known by heart; try again"
+        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
+    detail = (
+        f"product {asked.product_id!r} is not in the catalogue; add it by PUT /v1/products/{{product_id}}"
+    )
+    return Problem(HTTPStatus.NOT_FOUND, detail)
 
 
 @router.post("/prices/outcomes", status_code=HTTPStatus.ACCEPTED, openapi_extra=body_of(Outcome, many=True))
 async def post_outcomes(request: Request, services: UsesServices) -> Response:
     """What became of quotes: units bought, 0 = not bought."""
-    events = parse_many(await request.body(), Outcome)
+    events = [services.pseudonyms.event(each) for each in parse_many(await request.body(), Outcome)]
     replies = await services.store.execute([("GET", known_quote_key(event.quote_id)) for event in events])
     keys = [
         read_quote(reply).product_id if reply else event.quote_id
@@ -97,10 +107,8 @@ async def get_products(services: UsesServices) -> Response:
     return answer([product.model_dump() for product in await services.catalogue.all()])
 
 
-@router.put("/products/{product_id}")
-async def put_product(
-    product_id: Annotated[str, Field(min_length=1, max_length=128)], terms: Terms, services: UsesServices
-) -> Response:
+@router.put("/products/{product_id:path}")
+async def put_product(product_id: Id, terms: Terms, services: UsesServices) -> Response:
     """Add or replace a product."""
     product = Product(product_id=product_id, **terms.model_dump())
     if wrong := faults(product, services.settings.pricing):
@@ -115,8 +123,10 @@ async def _look_up(
     """Product, its state, an earlier answer and what is held for its context, in one round trip.
 
     A product with an objective of its own may take a second one, as its context was not known before. Without
-    the store there are cold states and the products of the settings.
+    the store there are cold states and the products that are known by heart. An answer that waits in the
+    outbox is an earlier one, too.
     """
+    waiting = services.publisher.kept(_name(asked.quote_id))
     commands = [
         asking(asked.product_id),
         _products.read(asked.product_id),
@@ -129,8 +139,9 @@ async def _look_up(
         if product is not None and same.turned_by(product):
             (held,) = await services.store.execute([same.asking])
     except StoreError:
-        known = {each.product_id: each for each in services.settings.catalogue}
-        return known.get(asked.product_id), States.cold(PRODUCT, 1), None, None, True
+        product, state, before = services.catalogue.remembered(asked.product_id), None, None
+        return product, States.cold(PRODUCT, 1), waiting.value if waiting else None, None, True
+    before = waiting.value if waiting else before
     return product, _products.decode([state]), before, same.found(held), False
 
 
@@ -147,26 +158,47 @@ async def _priced(services: Services, asked: QuoteRequest, known: Known, same: S
     if known.degraded or known.held is not None:
         return quote
     mine = Held(quote["price"], quote["propensity"], quote["exploration"])
-    other = await same.keep(services.store, mine)
-    if other is None:
-        return quote
-    return price_of(asked, replace(known, held=other), model, services.pricing, Random(asked.quote_id))
+    try:
+        other = await same.keep(services.store, mine)
+    except StoreError:  # nobody can hold it: then as without the store
+        again = replace(known, degraded=True)
+    else:
+        if other is None:
+            return quote
+        again = replace(known, held=other)
+    return price_of(asked, again, model, services.pricing, Random(asked.quote_id))
 
 
 async def _published(services: Services, asked: QuoteRequest, quote: dict[str, Any]) -> Response:
     """Publish the quote, and keep it so that a retry and an outcome find it."""
+    lacking = _lacking(services, quote)
+    quote["degraded"] = bool(lacking)
+    services.measures.quoted(quote["objective"], quote["exploration"], lacking)
     value = orjson.dumps(quote)
-    await services.publisher.publish([Outgoing(QUOTES, value, asked.product_id.encode())])
+    record = Outgoing(QUOTES, value, asked.product_id.encode())
+    await services.publisher.deliver([Kept(_name(asked.quote_id), record)])
     known = known_entry(KnownQuote(asked.product_id, quote["price"], microseconds(asked.event_time)))
     remember_s = int(services.settings.topics.idempotency_days * DAY_S)
-    if not quote["degraded"]:
-        await services.store.execute(
-            [
-                ("SET", known_quote_key(asked.quote_id), known, "NX", "EX", remember_s),
-                ("SET", _answer_key(asked.quote_id), value, "EX", DAY_S),
-            ]
-        )
+    if STORE not in lacking:
+        with suppress(StoreError):  # it is quoted, and a worker notes it from the topic
+            await services.store.execute(
+                [
+                    ("SET", known_quote_key(asked.quote_id), known, "NX", "EX", remember_s),
+                    ("SET", _answer_key(asked.quote_id), value, "EX", DAY_S),
+                ]
+            )
     return Response(value, media_type=JSON)
+
+
+def _lacking(services: Services, quote: dict[str, Any]) -> list[str]:
+    """Neighbours that are away."""
+    away = {STORE: quote["degraded"], BROKER: services.publisher.away}
+    return [neighbour for neighbour, gone in away.items() if gone]
+
+
+def _name(quote_id: str) -> str:
+    """Of a quote in the outbox."""
+    return f"q:{quote_id}"
 
 
 def _answer_key(quote_id: str) -> bytes:

@@ -8,13 +8,14 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from serving.guard import GuardedRoute
 from serving.problems import Problem
 from serving.review_queue import TOP, Spot, spot
 from serving.reviews import ContraryVerdict, NotLater, Verdict
 from serving.routes_fraud import MOST_AT_ONCE, answer, body_of, case_of, refuse_future
 from serving.services import UsesServices
 
-router = APIRouter(prefix="/v1", tags=["fraud"])
+router = APIRouter(prefix="/v1", tags=["fraud"], route_class=GuardedRoute)
 
 
 @router.get("/reviews")

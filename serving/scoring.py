@@ -1,5 +1,6 @@
 """Fraud scores over HTTP: look up what is known, decide, publish. Concurrent requests share each step."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -16,11 +17,14 @@ from ingestion.events import Transaction, microseconds
 from ingestion.topics import TRANSACTIONS
 from serving.decision_log import decision_key
 from serving.fraud import FraudDecider, encoded
-from serving.measures import ApiMeasures
-from serving.micro_batch import MicroBatch
+from serving.measures import BROKER, STORE, ApiMeasures
+from serving.micro_batch import MicroBatch, portions
+from serving.outbox import Kept
 from serving.publisher import Publisher
 from serving.router import DECISION_HEADER
 from serving.stage import Outgoing
+
+DECIDED_AT_ONCE = 64
 
 
 class Asked(NamedTuple):
@@ -30,6 +34,21 @@ class Asked(NamedTuple):
     """Publish nothing."""
     explain: bool = False
     """Give reasons for what is simply approved, too."""
+
+
+class Before(NamedTuple):
+    """What was known when decisions were asked for."""
+
+    states: dict[str, Floats]
+    start: float
+    """`perf_counter` of that moment."""
+    lacking: Sequence[str]
+    """Neighbours that are away: with any, a decision is degraded."""
+
+    def of(self, rows: Sequence[int]) -> "Before":
+        """Of some of the events."""
+        chosen = list(rows)
+        return Before({name: each[chosen] for name, each in self.states.items()}, self.start, self.lacking)
 
 
 class Scoring:
@@ -58,73 +77,92 @@ class Scoring:
         A transaction that is asked for twice is decided once; with `dry_run` each is decided anew.
         """
         start = time.perf_counter()
-        states, known, degraded = await self._look_up(events)
+        states, known, lacking = await self._look_up(events)
         if asked.dry_run:
-            return self._decided(events, states, start, degraded, asked.explain)
+            before = Before(states, start, lacking)
+            return await self._each(events, range(len(events)), before, asked.explain)
+        before = Before(states, start, (*lacking, BROKER) if self._publisher.away else lacking)
         decided = {event.transaction_id: value for event, value in zip(events, known, strict=True) if value}
         rows = {event.transaction_id: i for i, event in reversed(list(enumerate(events)))}  # first copies
         fresh = [i for name, i in rows.items() if name not in decided]
         if fresh:
             new = [events[i] for i in fresh]
-            before = {name: each[fresh] for name, each in states.items()}
-            values = self._decided(new, before, start, degraded, asked.explain)
+            values = await self._each(events, fresh, before, asked.explain)
             await self._publish(new, values)
             decided |= {event.transaction_id: value for event, value in zip(new, values, strict=True)}
         return [decided[event.transaction_id] for event in events]
 
-    def _decided(
-        self,
-        events: Sequence[Transaction],
-        states: dict[str, Floats],
-        start: float,
-        degraded: bool,
-        explain: bool,
+    async def _each(
+        self, events: Sequence[Transaction], chosen: Sequence[int], before: Before, explain: bool
     ) -> list[bytes]:
-        """JSON of a new decision on each, given the states before it."""
+        """JSON of a new decision on each chosen event; in portions, so that a long list holds up nobody."""
+        decided: list[bytes] = []
+        for rows in portions(chosen, DECIDED_AT_ONCE):
+            if decided:
+                await asyncio.sleep(0)
+            decided += self._decided([events[i] for i in rows], before.of(rows), explain)
+        return decided
+
+    def _decided(self, events: Sequence[Transaction], before: Before, explain: bool) -> list[bytes]:
+        """JSON of a new decision on each, given what was known before it."""
         payments = [_payment(event) for event in events]
-        matrix = _matrix(payments, states)
-        features_ms = (time.perf_counter() - start) * 1e3
-        decisions = self._decider.decide(payments, matrix, features_ms, degraded, explain)
-        self._measure(decisions)
+        matrix = _matrix(payments, before.states)
+        features_ms = (time.perf_counter() - before.start) * 1e3
+        decisions = self._decider.decide(payments, matrix, features_ms, bool(before.lacking), explain)
+        self._measure(decisions, before.lacking)
         return [encoded(each) for each in decisions]
 
     async def _look_up(
         self, events: Sequence[Transaction]
-    ) -> tuple[dict[str, Floats], list[bytes | None], bool]:
-        """States before each event and earlier decisions, in one round trip; cold if no answer comes."""
+    ) -> tuple[dict[str, Floats], list[bytes | None], Sequence[str]]:
+        """States before each event and earlier decisions, in one round trip; cold if no answer comes.
+
+        A decision that waits in the outbox is known, too.
+        """
         n = len(events)
         commands: list[type_of_command] = [
             *(self._customers.read(event.customer_id) for event in events),
             *(self._terminals.read(event.terminal_id) for event in events),
             *(("GET", decision_key(event.transaction_id)) for event in events),
         ]
+        waiting = [self._waiting(event.transaction_id) for event in events]
         try:
             replies = await self._store.execute(commands)
         except StoreError:
             cold = {entity.name: entity.cold(n) for entity in (CUSTOMER, TERMINAL)}
-            return cold, [None] * n, True
+            return cold, waiting, (STORE,)
         states = {
             CUSTOMER.name: self._customers.columns(replies[:n]),
             TERMINAL.name: self._terminals.columns(replies[n : 2 * n]),
         }
-        return states, replies[2 * n :], False
+        known = [ours or theirs for ours, theirs in zip(waiting, replies[2 * n :], strict=True)]
+        return states, known, ()
+
+    def _waiting(self, transaction_id: str) -> bytes | None:
+        record = self._publisher.kept(_name(transaction_id))
+        return None if record is None else dict(record.headers)[DECISION_HEADER]
 
     async def _publish(self, events: Sequence[Transaction], decisions: Sequence[bytes]) -> None:
         """One record for transaction and decision, so that neither is ever there without the other."""
         start = time.perf_counter()
         records = [
-            outgoing(event, [(DECISION_HEADER, value)])
+            Kept(_name(event.transaction_id), outgoing(event, [(DECISION_HEADER, value)]))
             for event, value in zip(events, decisions, strict=True)
         ]
-        await self._publisher.publish(records)
+        await self._publisher.deliver(records)
         self._measures.stages("score", {"publish": time.perf_counter() - start})
 
-    def _measure(self, decisions: Sequence[dict[str, Any]]) -> None:
+    def _measure(self, decisions: Sequence[dict[str, Any]], lacking: Sequence[str]) -> None:
         """A micro-batch counts once in the times of its stages, each decision for itself."""
         latency = decisions[0]["latency_ms"]
         self._measures.stages("score", {stage: latency[stage] / 1e3 for stage in ("features", "model")})
         for decision in decisions:
-            self._measures.decided(decision["decision"], decision["degraded"])
+            self._measures.decided(decision["decision"], lacking)
+
+
+def _name(transaction_id: str) -> str:
+    """Of a decision in the outbox."""
+    return f"t:{transaction_id}"
 
 
 def outgoing(event: Transaction, headers: Sequence[tuple[str, bytes]] = ()) -> Outgoing:

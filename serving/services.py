@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from features.connection import AsyncConnection
 from infra.settings import Settings
+from ingestion.pseudonyms import Pseudonyms
 from serving.catalogue import Catalogue
 from serving.champions_watch import ChampionsWatch
 from serving.measures import ApiMeasures
@@ -23,6 +24,7 @@ class Services:
     """Collaborators of the routes."""
 
     settings: Settings
+    pseudonyms: Pseudonyms
     store: AsyncConnection
     publisher: Publisher
     models: ChampionsWatch

@@ -11,10 +11,11 @@ from features.fraud import CUSTOMER, FRAUD, LABEL, PAYMENT, TERMINAL, codes_of_r
 from features.index import Place
 from features.state import MICROSECONDS, Floats
 from ingestion.broker import Partition, Record
+from ingestion.forgotten import Forgotten
 from ingestion.topics import TERMINAL_STREAM
 from serving.customer_stage import values_of
 from serving.decision_log import in_partition, keeping, outgoing
-from serving.entity_stage import EntityFold, StreamBatch, read_batch
+from serving.entity_stage import EntityFold, StreamBatch, read_batch, remembered
 from serving.fraud import PAYMENT_FIELDS, encoded
 from serving.review_queue import joining, leaving
 from serving.stage import Work, next_offsets
@@ -37,8 +38,14 @@ class TerminalStage:
     topics: Sequence[str] = (TERMINAL_STREAM,)
 
     def __init__(
-        self, store: Connection, decider: Decider, decided_since: type_of_decisions, keep_decisions_s: int
+        self,
+        store: Connection,
+        decider: Decider,
+        decided_since: type_of_decisions,
+        keep_decisions_s: int,
+        forgotten: Forgotten | None = None,
     ) -> None:
+        self._forgotten = forgotten or Forgotten()
         self._store = store
         self._decider = decider
         self._decided_since = decided_since
@@ -74,8 +81,9 @@ class TerminalStage:
         work = Work(handled=next_offsets(records))
         self._look_up_decided(records)
         arrived = read_batch(records)
-        batch = arrived.take(self._new(arrived))
-        work.count("repeated", len(arrived) - len(batch))
+        new = arrived.take(self._new(arrived))
+        work.count("repeated", len(arrived) - len(new))
+        batch = remembered(new, self._forgotten)
         if len(batch):
             folded = self._fold(batch, values_of(batch, codes={}))
             work.writes += folded.writes

@@ -3,27 +3,23 @@
 Any number of workers share the partitions. Each turn of the loop computes, sends and has acknowledged, writes
 the states, and commits, in this order; so whatever kills it, the same events come again and change nothing
 that was done. It knows no recovery but that: on an error of a neighbour it ends, and its supervisor starts it
-anew.
+anew. So it does when it was stopped for so long that others may have its partitions: it makes sure that the
+broker has heard of it lately before it sends, and who took over has closed its way to Redis (`ownership.py`).
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from features.connection import Connection
-from features.pause import HEARTBEAT, PAUSE
+from features.connection import Connection, StoreError
+from features.pause import PAUSE
 from ingestion.broker import Consumer, Partition, Producer, Record
+from serving.ownership import Ownership, heartbeat_key
 from serving.stage import Stage, Work
 
 HEARTBEAT_S = 0.5
 HEARTBEAT_TTL_S = 5
-
-
-def heartbeat_key(worker: str) -> bytes:
-    """Redis key that says `running` or `paused` while a worker lives."""
-    return HEARTBEAT + worker.encode()
 
 
 @dataclass
@@ -55,11 +51,13 @@ class Watcher:
 class Members:
     """Passes partitions that come and go on to the stages that read their topics."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], ownership: Ownership) -> None:
         self._stages = stages
+        self._ownership = ownership
 
     def assigned(self, partitions: Sequence[Partition]) -> None:
-        """These are ours from now on."""
+        """These are ours from now on: nobody else writes their states once we look at them."""
+        self._ownership.take(partitions)
         for stage in self._stages:
             stage.assigned([each for each in partitions if each.topic in stage.topics])
 
@@ -75,7 +73,7 @@ class Worker:
     Args:
         consumer: reads the topics of all stages.
         full: partitions that a stage wants read no further for now.
-        name: of this worker among all; its heartbeat carries it.
+        name: of this worker, its own among all; its heartbeat and its connection to Redis carry it.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class Worker:
         store: Connection,
         stages: Sequence[Stage],
         full: Callable[[], Sequence[Partition]],
-        name: str | None = None,
+        name: str,
         watcher: Watcher | None = None,
     ) -> None:
         self._consumer = consumer
@@ -93,7 +91,7 @@ class Worker:
         self._store = store
         self._stages = stages
         self._full = full
-        self._name = name or str(os.getpid())
+        self._name = name
         self._watcher = watcher or Watcher()
         self._paused: set[Partition] = set()
         self._halted = False
@@ -106,7 +104,8 @@ class Worker:
             while not stopped():
                 self.turn(wait_ms)
         finally:
-            self._store.execute([("DEL", heartbeat_key(self._name))])
+            with suppress(StoreError):  # it ends by itself
+                self._store.execute([("DEL", heartbeat_key(self._name))])
             self._consumer.close()
 
     def turn(self, wait_ms: int) -> None:
@@ -161,6 +160,8 @@ class Worker:
             self._consumer.commit(offsets)
 
     def _send(self, work: Work, timings: Timings) -> None:
+        if work:
+            self._consumer.refuse_if_gone()
         if work.notes:
             with timings.stage("write"):
                 self._store.execute(work.notes)

@@ -167,12 +167,13 @@ def _train(name: str, display: Display) -> None:
 def _loads(rounds: int, display: Display) -> dict[str, list[Load]]:
     task = display.task("Scores over HTTP", total=rounds * (len(CONTENDERS) + 1), unit="loads")
     loads: dict[str, list[Load]] = {name: [] for name in (*CONTENDERS, *IN_TURN)}
+    key = settings.load().api.headers
     for each in range(rounds):
         for name, one in CONTENDERS.items():
             with serving(one.server) as port:
-                send(port, one.path, _bodies(f"warm-{name}-{each}", one.requests // 5), CONNECTIONS)
+                send(port, one.path, _bodies(f"warm-{name}-{each}", one.requests // 5), CONNECTIONS, key)
                 bodies = _bodies(f"{name}-{each}", one.requests)
-                loads[name].append(send(port, one.path, bodies, CONNECTIONS))
+                loads[name].append(send(port, one.path, bodies, CONNECTIONS, key))
             task.advance()
         with serving("tollgate") as port:
             _sell(port)
@@ -189,13 +190,15 @@ def _in_turn(port: int, run: str, share: int = 1) -> list[Load]:
         (_quotes if one.path == QUOTE_PATH else _bodies)(f"{name}-{run}", one.requests // share)
         for name, one in IN_TURN.items()
     ]
-    return in_turn(port, paths, bodies)
+    return in_turn(port, paths, bodies, settings.load().api.headers)
 
 
 def _sell(port: int) -> None:
     """Put the market's products into the catalogue."""
+    key = settings.load().api.headers
     for name, terms in catalogue(_market()).items():
-        httpx.put(f"http://127.0.0.1:{port}/v1/products/{name}", json=terms).raise_for_status()
+        url = f"http://127.0.0.1:{port}/v1/products/{name}"
+        httpx.put(url, json=terms, headers=key).raise_for_status()
 
 
 def _quotes(run: str, count: int) -> list[bytes]:
@@ -207,12 +210,17 @@ def _quotes(run: str, count: int) -> list[bytes]:
 
 
 @contextmanager
-def serving(name: str) -> Iterator[int]:
-    """A server of that name in a process of its own; gives its port."""
+def serving(name: str, **environment: str) -> Iterator[int]:
+    """A server of that name in a process of its own, with these variables besides; gives its port."""
     port = free_from(18_000)
     own = ["-m", "infra.cli", "run", "api", "--port", str(port)]
     command = own if name == "tollgate" else ["-m", "serving.bench.rivals", name, str(port)]
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
         _await(process, port)
         yield port

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 from features.fraud import CUSTOMER, FRAUD, TERMINAL, codes_of_payments, request_columns
 from features.state import MICROSECONDS, Entity, Floats
-from features.store import FeatureStore, feast_address
+from features.store import FeatureStore
 from infra.settings import Settings, load
 from ingestion.events import Transaction, microseconds
 from training.tracking import pyfunc
@@ -45,7 +45,7 @@ def tutorial(settings: Settings) -> FastAPI:
     Nothing is published: the comparison favours it.
     """
     app = FastAPI()
-    feast = FeatureStore(settings.home, feast_address(settings.addresses.redis)).open()
+    feast = FeatureStore.of(settings).open()
     model = pyfunc(settings.addresses.mlflow, FRAUD.domain)
     fields = [f"{entity.view}:{column}" for entity in FRAUD.entities for column in entity.columns]
 

@@ -16,7 +16,8 @@ from infra.settings import Settings
 from ingestion.broker import Producer
 from ingestion.simulators.wire import encoded
 from ingestion.topics import TRANSACTIONS
-from serving.processes import build_worker, settle
+from serving.processes import build_worker
+from serving.settling import settle
 from serving.stage import Work
 from serving.terminal_stage import Decider
 from serving.worker import Timings, Watcher, Worker

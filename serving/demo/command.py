@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from ingestion.broker import Producer
 from ingestion.simulators.market import catalogue
 from serving.demo import report
 from serving.demo.live import Listener, Stage, Streamed
-from serving.demo.probes import freshness_ms, score_ms
+from serving.demo.probes import client, freshness_ms, score_ms
 from serving.demo.story import Story, Stretch, from_file, simulated
 from serving.demo.table import Result, show
 from serving.demo.trainings import Trainings, trainings
@@ -98,7 +99,7 @@ def _fresh_stack(display: Display) -> Settings:
 
 
 async def _play(chosen: Settings, story: Story, train: Trainings, display: Display) -> Result:
-    async with httpx.AsyncClient(base_url=chosen.addresses.api, timeout=30) as http:
+    async with client(chosen) as http:
         await _stock(http, story)
     started = time.monotonic()
     events = {"fraud": story.past, "pricing": story.prices}
@@ -108,13 +109,13 @@ async def _play(chosen: Settings, story: Story, train: Trainings, display: Displ
     first = _train(chosen, train, display, "first models")
     producer = Producer(chosen.addresses.kafka, linger_ms=5)
     with Listener(chosen.addresses.kafka) as listener:
-        stage = Stage(story, producer, listener, chosen.addresses.api)
+        stage = Stage(story, producer, listener, partial(client, chosen))
         before = await _stretch(stage, story.before, display)
         second = _train(chosen, train, display, "retraining")
         after = await _stretch(stage, story.after, display)
-        calm = await score_ms(chosen.addresses.api)
-        fresh = await freshness_ms(chosen.addresses.api)
-        async with httpx.AsyncClient(base_url=chosen.addresses.api, timeout=30) as http:
+        calm = await score_ms(chosen)
+        fresh = await freshness_ms(chosen)
+        async with client(chosen) as http:
             exposition = (await http.get("/metrics")).text
     producer.close()
     frauds = story.frauds()

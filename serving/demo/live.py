@@ -146,7 +146,8 @@ class Stage:
     story: Story
     producer: Producer
     listener: Listener
-    api: str
+    api: Callable[[], httpx.AsyncClient]
+    """A new client of the API."""
     sent: set[str] = field(default_factory=set)
     """Payments of the days before."""
 
@@ -157,7 +158,7 @@ class Stage:
         task.expect(len(events))
         quotes = self.story.quotes(stretch)
         start, prices = time.monotonic(), np.empty(len(quotes))
-        async with httpx.AsyncClient(base_url=self.api, timeout=30) as http:
+        async with self.api() as http:
             client = Client(http)
             for day, due in groupby(messages(events), key=lambda message: message.time_us // DAY_US):
                 today = np.flatnonzero(quotes.event_time_us // DAY_US == day)

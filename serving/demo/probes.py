@@ -7,23 +7,30 @@ from typing import Any
 import httpx
 import orjson
 
+from infra.settings import Settings
+
 FRESH_SAMPLES = 20
 SCORES = 200
 PATIENCE_S = 10.0
 
 
-async def freshness_ms(api: str) -> list[float]:
+async def freshness_ms(chosen: Settings) -> list[float]:
     """For some new customers: milliseconds from the 202 for their first payment until a score has it."""
     run = time.time_ns()
-    async with httpx.AsyncClient(base_url=api, timeout=30) as http:
+    async with client(chosen) as http:
         return [await _until_counted(http, f"freshness-{run}-{i}") for i in range(FRESH_SAMPLES)]
 
 
-async def score_ms(api: str) -> list[float]:
+async def score_ms(chosen: Settings) -> list[float]:
     """Milliseconds of scores that are decided and published, one at a time."""
     run = time.time_ns()
-    async with httpx.AsyncClient(base_url=api, timeout=30) as http:
+    async with client(chosen) as http:
         return [await _scored(http, f"calm-{run}-{i}") for i in range(SCORES)]
+
+
+def client(chosen: Settings) -> httpx.AsyncClient:
+    """To the API of the settings, with our own key."""
+    return httpx.AsyncClient(base_url=chosen.addresses.api, headers=chosen.api.headers, timeout=30)
 
 
 async def _scored(http: httpx.AsyncClient, name: str) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 
 from features.index import KnownQuote
 from features.pricing import PRICING, PRODUCT, event_values
@@ -17,8 +18,8 @@ from ingestion.events import Outcome, Quote, QuoteRequest, microseconds
 from ingestion.simulators.columns import take
 from ingestion.simulators.market import Market, Quotes, catalogue
 from ingestion.simulators.wire import encoded, outcomes, quote_requests
-from ingestion.streams import PRODUCT_EVENT, batch_of, encode, position
-from ingestion.topics import PRODUCT_STREAM
+from ingestion.streams import PRODUCT_EVENT, batch_of, counted, encode, position
+from ingestion.topics import PRODUCT_COUNTED, PRODUCT_STREAM
 from serving.fraud import Current
 from serving.pricing import Known, Policy, quote
 from serving.router import outcome_row, quote_row
@@ -144,7 +145,9 @@ class PriceDays:
 
     def _write(self, rows: Sequence[type_of_row], turn: int) -> None:
         now_ms = self.story.turn_us(turn + 1) // 1_000
-        self.keep([Arrived(PRODUCT_STREAM, turn, now_ms, encode(batch_of(rows, PRODUCT_EVENT)))])
+        placed = pa.Table.from_batches([batch_of(rows, PRODUCT_EVENT)])
+        folded = counted(placed, 0, [position(turn, number) for number in range(len(rows))])
+        self.keep([Arrived(PRODUCT_COUNTED, turn, now_ms, encode(folded))])
 
     def _told(self, quotes: Quotes, prices: Floats, forecast: Floats, arrives: Ints) -> SoldDay:
         market = self.story.market

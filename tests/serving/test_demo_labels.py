@@ -27,7 +27,7 @@ def test_a_declined_payment_gets_no_label() -> None:
         {"approved": "approve", "reviewed": "review", "declined": "decline", "today": "decline"}
     )
     nothing: Any = None
-    stage = Stage(nothing, nothing, heard, "", {"approved", "reviewed", "declined"})
+    stage = Stage(nothing, nothing, heard, nothing, {"approved", "reviewed", "declined"})
     labels = [
         Message(0, LABELS, name.encode(), b"{}")
         for name in ("past", "approved", "reviewed", "declined", "today")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +76,31 @@ def test_two_workers_killed_in_turn(servers: Servers) -> None:
         servers.settle()
         decided.assert_each_once(log)
     assert_states_follow_from_streams(servers)
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_stopped_for_so_long_that_another_took_over(servers: Servers) -> None:
+    """It wakes up in the middle of its work: no state goes back, and nothing is in the history twice."""
+    chance, log, stops = random.Random(4), simulated(24_000), 3
+    with Decided(servers) as decided, Worker(servers) as stopped, Worker(servers) as other:
+        for piece in pieces(log, stops):
+            Tend([stopped])()
+            send(servers, piece)
+            decided.await_more(chance.randrange(1, 2_000), stopped.assert_lives)
+            time.sleep(chance.uniform(0, 0.2))
+            stopped.signal(signal.SIGSTOP)
+            other.start()
+            sent = decided.count() + 1
+            decided.await_more(1, other.assert_lives)
+            assert decided.count() >= sent, "the other has not taken over"
+            stopped.signal(signal.SIGCONT)
+            decided.await_settled(servers, Tend([stopped, other]))
+            other.kill()
+        Tend([stopped])()
+        servers.settle()
+    assert_states_follow_from_streams(servers)
+    kept = servers.written_history().read(DECISIONS, columns=["transaction_id"])["transaction_id"].to_pylist()
+    assert sorted(kept) == sorted(log.transaction_id.tolist())
 
 
 def test_writes_that_break_off_anywhere(servers: Servers) -> None:
@@ -151,6 +177,10 @@ class Worker:
     def assert_lives(self) -> None:
         assert self.lives(), self._log.read_text()[-3_000:]
 
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """Signal 9: nothing is finished, closed or said."""
         assert self._process
@@ -216,6 +246,9 @@ class Decided:
             return there()
 
         until(reached, limit_s=120, pause_s=0)
+
+    def await_settled(self, servers: Servers, meanwhile: Callable[[], None]) -> None:
+        self._await(lambda: not servers.lag(), meanwhile)
 
     def assert_each_once(self, log: PaymentLog) -> None:
         while self._consumer.lag() and any(self._consumer.lag().values()):

@@ -18,6 +18,7 @@ from ingestion.history import History
 from ingestion.topics import DECISIONS, LABELS, TERMINAL_STREAM, TRANSACTIONS, dead_letters
 from serving.decision_log import decided_since
 from serving.entity_stage import read_batch
+from serving.ownership import Ownership
 from serving.router import DECISION_HEADER, Rejected, Router, dead_letter, parse
 from serving.stage import Outgoing
 from serving.terminal_stage import TerminalStage
@@ -42,9 +43,11 @@ def test_a_dead_letter_is_sent_though_the_events_before_it_wait(servers: Servers
     """Payments wait here for labels that are on their way; what is no payment must not be lost meanwhile."""
     awaited = {LABELS}
     stages: list[Any] = []
-    consumer = Consumer(servers.kafka, Router.topics, "rare", Members(stages))
+    consumer = Consumer(
+        servers.kafka, Router.topics, "rare", Members(stages, Ownership(servers.store(), "rare"))
+    )
     stages.append(Router(servers.store(), 4, DAY_S, lambda each: each.topic not in awaited))
-    worker = Worker(consumer, Producer(servers.kafka), servers.store(), stages, stages[0].full)
+    worker = Worker(consumer, Producer(servers.kafka), servers.store(), stages, stages[0].full, "rare")
     try:
         servers.send(TRANSACTIONS, [paid(1)])
         until(lambda: worker.turn(50) or stages[0].restless())
@@ -279,10 +282,12 @@ def test_what_was_read_but_waits_survives_a_rebalance(servers: Servers) -> None:
     """Payments that wait for labels stay ours while another worker comes and goes."""
     awaited = {LABELS}
     stages: list[Any] = []
-    consumer = Consumer(servers.kafka, Router.topics, "rare", Members(stages))
+    consumer = Consumer(
+        servers.kafka, Router.topics, "rare", Members(stages, Ownership(servers.store(), "rare"))
+    )
     stages.append(Router(servers.store(), 4, DAY_S, lambda each: each.topic not in awaited))
     with closing(consumer), closing(Producer(servers.kafka)) as producer:
-        worker = Worker(consumer, producer, servers.store(), stages, stages[0].full)
+        worker = Worker(consumer, producer, servers.store(), stages, stages[0].full, "rare")
         servers.send(TRANSACTIONS, [paid(i, f"c-{i}") for i in range(100)])
         until(lambda: worker.turn(50) or (servers.lag("rare") and consumer.lag() and _all_read(consumer)))
         with closing(Consumer(servers.kafka, Router.topics, "rare")) as other:
