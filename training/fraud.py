@@ -34,6 +34,7 @@ from training.booster import Model
 from training.dataset import Dataset, Objects, Span, Window, joined, test_start
 from training.fraud_judging import COLUMNS, Judged
 from training.fraud_policy import PASSED
+from training.gate import CHAMPION
 from training.handbook import Fold
 from training.models import Scorer
 from training.rule_book import rule_book
@@ -134,7 +135,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
     }
     notes = list(incumbent.notes(FRAUD.hash, start_us) if incumbent else ())
     if incumbent and incumbent.model.card.feature_hash == FRAUD.hash:
-        models["champion"] = incumbent.model
+        models[CHAMPION] = incumbent.model
     figures = {name: judged.of_model(each) for name, each in models.items()} | {"rules": judged.of_rules()}
     chosen, why = _simplest(figures, settings.gate.simple_margin)
     final = _final(chosen, data, untuned, after, settings)

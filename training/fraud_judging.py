@@ -142,18 +142,21 @@ class Judged:
     ) -> tuple[Limit, ...]:
         """How far a slice may be from all payments, for the slices that the gate names.
 
-        A slice with fewer frauds or good declines than prove anything (`gate.min_frauds`) is only reported.
+        A slice with fewer frauds or good declines than prove anything (`gate.min_frauds`) is only reported,
+        and one refuses only if chance alone does not explain it.
         """
         gate, found = self.settings.gate, []
         for name, each in slices.items():
             if name.partition(":")[0] not in gate.fair_slices or each["frauds"] < gate.min_frauds:
                 continue
-            recall = _ratio(each["recall"], own["recall"])
-            found.append(Limit(f"recall of {name} against all", recall, low=gate.min_recall_ratio))
+            what = f"recall of {name} against all"
+            found.append(
+                _against(what, each["recall"], each["frauds"], own["recall"], low=gate.min_recall_ratio)
+            )
             if each["false_declines"] >= gate.min_frauds:
-                ratio = _ratio(each["false_decline_rate"], own["false_decline_rate"])
-                what = f"false declines of {name} against all"
-                found.append(Limit(what, ratio, high=gate.max_false_decline_ratio))
+                what, rate = f"false declines of {name} against all", each["false_decline_rate"]
+                n, of_all = each["false_declines"] / rate, own["false_decline_rate"]
+                found.append(_against(what, rate, n, of_all, high=gate.max_false_decline_ratio))
         return tuple(found)
 
     def reference(self, model: Scorer, final: Scorer) -> Reference:
@@ -260,5 +263,11 @@ def _common(values: Objects) -> Objects:
     return known.where(known.isin(frequent), "other").to_numpy(object)
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else np.nan
+def _against(
+    what: str, share: float, n: float, of_all: float, low: float = -np.inf, high: float = np.inf
+) -> Limit:
+    """A slice's share of n against that of all, which are so many more that their chance is left out."""
+    if not of_all:
+        return Limit(what, np.nan, low, high)
+    least, most = metrics.share_interval(share, n)
+    return Limit(what, share / of_all, low, high, (least / of_all, most / of_all))

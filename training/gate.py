@@ -43,12 +43,22 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Limit:
-    """A figure that must lie in [low, high]; one that is not a number says nothing."""
+    """A figure that must lie in [low, high]; one that is not a number says nothing.
+
+    With a `chance` it is an estimate, and is beyond only if that whole interval is.
+    """
 
     what: str
     value: float
     low: float = -math.inf
     high: float = math.inf
+    chance: tuple[float, float] | None = None
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it refuses."""
+        least, most = self.chance or (self.value, self.value)
+        return most < self.low or least > self.high
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def judge(
         f"{e.count} {e.what} prove nothing, expected at least {e.at_least}" for e in evidence if _lacks(e)
     ]
     losing = [_sentence(each) for each in comparisons if not _wins(each, min_gain)]
-    beyond = [_beyond(each) for each in limits if each.value < each.low or each.value > each.high]
+    beyond = [_beyond(each) for each in limits if each.beyond]
     if lacking or losing or beyond:
         return Verdict(False, (*lacking, *losing, *beyond))
     return Verdict(True, tuple(_sentence(each) for each in comparisons))
@@ -93,7 +103,8 @@ def judge(
 
 def _beyond(limit: Limit) -> str:
     bound = f"at least {limit.low:.4g}" if limit.value < limit.low else f"at most {limit.high:.4g}"
-    return f"{limit.what} is {limit.value:.4g}, expected {bound}"
+    surely = f" ({limit.chance[0]:.4g} to {limit.chance[1]:.4g})" if limit.chance else ""
+    return f"{limit.what} is {limit.value:.4g}{surely}, expected {bound}"
 
 
 def _lacks(evidence: Evidence) -> bool:

@@ -3,6 +3,7 @@
 `weight` says how often each row counts, where rows came to be known by chance; None counts every row once.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ Codes = NDArray[np.int8]
 BINS = 20
 DECLINED = 2
 """Code of a decline among decisions."""
+_Z = 1.959963984540054
+"""97.5 % of normal numbers lie below."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,17 @@ def _of_group(truth: Floats, decision: Codes, probability: Floats, weight: Float
         "predicted": _mean(probability, weight),
         "observed": _mean(truth, weight),
     }
+
+
+def share_interval(share: float, n: float) -> tuple[float, float]:
+    """Where a share of n lies, 95 % (Wilson 1927): it holds where all or none are counted.
+
+    >>> [round(each, 2) for each in share_interval(0.0, 20)]
+    [0.0, 0.16]
+    """
+    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    spread = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return middle - spread, middle + spread
 
 
 def _share(which: Flags, among: Flags, weight: Floats | None) -> float:

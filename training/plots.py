@@ -136,6 +136,17 @@ def over_days(
     return _png(figure)
 
 
+def stacked_series(title: str, across: str, at: Floats, values: Mapping[str, Floats]) -> bytes:
+    """Each series in a panel of its own, one below the other; NaN leaves a gap."""
+    figure, all_axes = _stacked(title, len(values))
+    for axes, (name, line) in zip(all_axes, values.items(), strict=True):
+        axes.plot(at, line, linewidth=0.8)
+        axes.set_ylabel(name, fontsize=7)
+        axes.tick_params(labelsize=7)
+    all_axes[-1].set_xlabel(across)
+    return _png(figure)
+
+
 def _marked(all_axes: Any, days: Sequence[float], colour: str, name: str) -> None:
     style = "-" if name.startswith("begin") else ":"
     for axes in all_axes:

@@ -31,7 +31,7 @@ from training.demand import doubt_of
 from training.demand_model import DemandModel
 from training.departures import in_stock, learned
 from training.elasticity import ConstantElasticity
-from training.gate import Comparison, Evidence
+from training.gate import CHAMPION, Comparison, Evidence
 from training.models import Scorer
 from training.parity import common, groups_of, parity
 from training.performance import Standard, Tally
@@ -120,7 +120,7 @@ def learn(data: Dataset, incumbent: Incumbent | None, settings: Settings) -> Tri
         BASELINE: simple.predict(after.matrix, data.features),
     }
     if incumbent and incumbent.model.card.feature_hash == PRICING.hash:
-        chances["champion"] = incumbent.model.predict(after.matrix)
+        chances[CHAMPION] = incumbent.model.predict(after.matrix)
     judged = _Judged(after, units_per_sale(before), simple, settings)
     return judged.trial(
         chances,

@@ -24,7 +24,10 @@ ENDING_S = 10.0
 
 def retrainer(
     only: Annotated[str, typer.Option(help="Tasks to look after, by comma; default: all.")] = ",".join(TASKS),
-    metrics_port: Annotated[int, typer.Option(help="Prometheus, on 127.0.0.1; 0: none.")] = 0,
+    metrics_port: Annotated[int, typer.Option(help="For Prometheus; 0: none.")] = 0,
+    metrics_host: Annotated[str, typer.Option(help="Address of it; 0.0.0.0: all of this machine's.")] = (
+        "127.0.0.1"
+    ),
 ) -> None:
     """Retrain when labels, outcomes, age, drift or performance ask for it; watch, and judge challengers.
 
@@ -37,7 +40,7 @@ def retrainer(
         each.check(chosen)
     metrics = CollectorRegistry()
     if metrics_port:
-        start_http_server(metrics_port, "127.0.0.1", metrics)
+        start_http_server(metrics_port, metrics_host, metrics)
     looking = Retrainer(chosen, tasks, Desk.of(chosen))
     aside = (watcher(chosen, tasks, metrics).run, Shadow(chosen, tasks, Desk.of(chosen)).run)
     threads = [threading.Thread(target=each, args=(stop,), daemon=True) for each in aside]

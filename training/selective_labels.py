@@ -16,6 +16,7 @@ from features.state import Flags, Floats
 from infra.settings import FraudPolicy
 from training.dataset import Objects
 from training.fraud_policy import APPROVE, DECISIONS, DECLINE, costs_incurred
+from training.metrics import share_interval
 
 MOST_WEIGHT = 100.0
 """No row counts more often. A propensity under 1 % is taken for 1 %, and what it stands for counts too
@@ -26,8 +27,6 @@ NEEDED = ("transaction_id", "decision", "policy_decision", "propensity", "decisi
 """Columns of the history's decisions."""
 _DECLINED = DECISIONS[DECLINE]
 _TAIL = 0.025
-_Z = 1.959963984540054
-"""Standard normal quantile of 1 - `_TAIL`."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,7 @@ def share(fraud: Flags, propensity: Floats) -> Estimate:
         return UNKNOWN
     weight = 1.0 / propensity
     n, found = effective_sample_size(weight), float(np.average(fraud, weights=weight))
-    middle = (found + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    spread = _Z / (1 + _Z**2 / n) * float(np.sqrt(found * (1 - found) / n + _Z**2 / (4 * n**2)))
-    return Estimate(found, middle - spread, middle + spread)
+    return Estimate(found, *share_interval(found, n))
 
 
 def figures(seen: Chances, amount: Floats, target: Floats, policy: FraudPolicy) -> dict[str, float]:

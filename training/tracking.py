@@ -8,6 +8,7 @@ import).
 import json
 import logging
 import math
+import os
 import tempfile
 import time
 import warnings
@@ -37,6 +38,8 @@ for which and since when, as JSON."""
 EVIDENCE = "shadow_evidence"
 """Tag of a version: what its shadow has shown so far, as JSON."""
 
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""Of MLflow's own client, by its variables; unless they are set, it waits 120 s, eight times."""
 KEPT_S = 2.0
 """MLflow closes a connection that was idle for 5 s: a client that keeps it as long may ask just then."""
 _API = "/api/2.0/mlflow"
@@ -46,6 +49,10 @@ _MAX_PARAMETER = 500
 
 class RegistryError(UserError):
     """MLflow did not answer, or refused."""
+
+
+class RegistryAwayError(RegistryError):
+    """MLflow did not answer, or can't just now."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ class Registry:
         try:
             return self._http.request(method, path, **rest)
         except httpx.HTTPError as error:
-            raise RegistryError(f"expected MLflow at {self._url}: {error}; run `tollgate up`.") from None
+            raise RegistryAwayError(f"expected MLflow at {self._url}: {error}; run `tollgate up`.") from None
 
     def close(self) -> None:
         """Disconnect."""
@@ -177,7 +184,8 @@ class Registry:
 
 def _answer(reply: httpx.Response, call: str) -> dict[str, Any]:
     if reply.is_error:
-        raise RegistryError(f"MLflow refused {call}: {reply.status_code} {reply.text[:200]}")
+        kind = RegistryAwayError if reply.is_server_error else RegistryError
+        raise kind(f"MLflow refused {call}: {reply.status_code} {reply.text[:200]}")
     answer: dict[str, Any] = reply.json()
     return answer
 
@@ -236,6 +244,8 @@ class Tracking:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
 
     def log(self, record: Record, model: Scorer, register: bool, shadow: str = ASIDE) -> Logged:
         """Record a run with its model; `register` makes the model a version with the alias `challenger`.

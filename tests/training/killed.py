@@ -22,6 +22,10 @@ IMPORTED = ("tests.training.killed", "mlflow.lightgbm")
 """What a process that is to die often need not import each time."""
 
 
+class DiedError(Exception):
+    """As if the process were gone."""
+
+
 def rows() -> Dataset:
     """Something to learn from."""
     draw, n = np.random.default_rng(7), 4_000

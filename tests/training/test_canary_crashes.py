@@ -1,6 +1,5 @@
 """Processes that die while a canary begins or ends: at no step two truths, and the next one goes on."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,28 +9,18 @@ import httpx
 import pytest
 
 from infra.errors import UserError
+from tests.training.killed import DiedError
 from tests.training.test_tracking import plain, record
 from training.canary import Canary
 from training.champions import Champions, Promotion
 from training.promotion import follow, promote, resume, return_canary, rollback, start_canary
 from training.runs import Desk
-from training.tracking import CANARY, IN_SHADOW, REFUSED, SHADOW, Registry, RegistryError, Tracking
+from training.tracking import CANARY, IN_SHADOW, REFUSED, SHADOW, Registry, RegistryError
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 TWO = Canary("2", 0.1, 17)
 MOST_STEPS = 20
-
-
-@pytest.fixture
-def desk(mlflow: str, tmp_path: Path) -> Iterator[Desk]:
-    registry = Registry(mlflow)
-    yield Desk(Champions(tmp_path / "home"), registry, Tracking(mlflow))
-    registry.close()
-
-
-class DiedError(Exception):
-    """As if the process were gone."""
 
 
 @dataclass

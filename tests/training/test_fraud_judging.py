@@ -76,6 +76,21 @@ def test_a_slice_is_held_against_all(judged: Judged) -> None:
     assert (declines.value, declines.high) == (5.0, judged.settings.gate.max_false_decline_ratio)
 
 
+@pytest.mark.parametrize(("times", "beyond"), [(1, False), (20, True)])
+def test_chance_does_not_refuse(judged: Judged, times: int, beyond: bool) -> None:
+    """30 of 600 are 5 times the share of all, and may be 3.5; 600 of 12,000 surely are over 4."""
+    more = {**ENOUGH, "false_declines": 30.0 * times, "frauds": 50.0 * times}
+    _, declines = judged.limits(ALL, {"country:FR": more})
+    assert declines.beyond is beyond
+
+
+def test_a_slice_that_is_hardly_caught_is_beyond(judged: Judged) -> None:
+    recall, _ = judged.limits(ALL, {"country:FR": {**ENOUGH, "recall": 0.04}})
+    assert recall.beyond
+    rare, _ = judged.limits(ALL, {"country:FR": {**ENOUGH, "frauds": 20.0, "recall": 0.15}})
+    assert not rare.beyond
+
+
 @pytest.mark.parametrize(
     ("name", "figures", "limits"),
     [

@@ -55,6 +55,19 @@ def test_a_figure_beyond_its_limit_refuses_whatever_the_gain() -> None:
     )
 
 
+def test_an_estimate_refuses_only_if_its_whole_interval_is_beyond() -> None:
+    won = [compared(0.9, 0.5)]
+    perhaps = Limit("false declines of country:ES against all", 4.02, high=4.0, chance=(2.9, 5.4))
+    assert judge(won, [], 0.0, [perhaps]).passed
+    surely = replace(perhaps, chance=(4.01, 5.4))
+    assert judge(won, [], 0.0, [surely]).reasons == (
+        "false declines of country:ES against all is 4.02 (4.01 to 5.4), expected at most 4",
+    )
+    low = Limit("recall of country:ES against all", 0.2, low=0.25, chance=(0.1, 0.3))
+    assert judge(won, [], 0.0, [low]).passed
+    assert not judge(won, [], 0.0, [replace(low, chance=(0.1, 0.24))]).passed
+
+
 def test_a_limit_on_what_is_not_known_says_nothing() -> None:
     assert judge([compared(0.9, 0.5)], [], 0.0, [Limit("recall", math.nan, low=0.25)]).passed
 

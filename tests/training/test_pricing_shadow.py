@@ -14,8 +14,8 @@ from infra.settings import Settings
 from ingestion.events import Quote
 from ingestion.historian import Historian
 from ingestion.history import DAY_US, OUTCOMES, QUOTES, History, completed
-from ingestion.streams import PRODUCT_EVENT, batch_of, encode
-from ingestion.topics import PRODUCT_STREAM
+from ingestion.streams import PRODUCT_EVENT, batch_of, counted, encode
+from ingestion.topics import PRODUCT_COUNTED
 from serving.router import quote_row
 from tests.payments import same_bits
 from tests.training.made import MIDNIGHT_US
@@ -92,8 +92,8 @@ def test_a_quotes_vector_comes_through_the_stream_into_the_history(chosen: Setti
     ]
     history = History(chosen.history)
     historian = Historian(history)
-    message = encode(batch_of(rows, PRODUCT_EVENT))
-    historian.take([Taken(PRODUCT_STREAM, 4, message)])
+    folded = counted(pa.Table.from_batches([batch_of(rows, PRODUCT_EVENT)]), 0, list(range(50)))
+    historian.take([Taken(PRODUCT_COUNTED, 4, encode(folded))])
     historian.flush()
     found = pricing_shadow.matured(chosen, MIDNIGHT_US, MIDNIGHT_US + 2 * DAY_US)
     assert found.ids.tolist() == [f"q-{i}" for i in range(50)]

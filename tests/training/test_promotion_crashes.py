@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from multiprocessing import get_context
@@ -11,27 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.training import killed
+from tests.training.killed import DiedError
 from tests.training.test_tracking import plain, record
 from training import models
 from training.champions import Champions
 from training.promotion import complete, fetch, follow, promote, rollback
 from training.runs import Desk
-from training.tracking import DIRECT, SHADOW, Registry, Tracking, Version
+from training.tracking import DIRECT, SHADOW, Registry, Version
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 KILLS = 10
-
-
-@pytest.fixture
-def desk(mlflow: str, tmp_path: Path) -> Iterator[Desk]:
-    registry = Registry(mlflow)
-    yield Desk(Champions(tmp_path / "home"), registry, Tracking(mlflow))
-    registry.close()
-
-
-class DiedError(Exception):
-    """As if the process were gone."""
 
 
 class Mortal(Registry):
