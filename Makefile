@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 TESTS := $(RUN)/python -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types quick bench clean
+.PHONY: help install demo test check lint types quick bench faults fuzz supply clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,20 @@ quick:
 
 bench: install  ## measure throughput and latency on this machine
 	$(RUN)/tollgate bench
+
+faults: install  ## disturb the stack in containers under load, and audit it
+	$(RUN)/python -m tests.faults
+
+# Meant to take some 15 minutes on two cores that have nothing else to do; TOLLGATE_SEED repeats a run.
+fuzz: export TOLLGATE_CASES ?= 20000
+fuzz: export TOLLGATE_EVENTS ?= 100000
+fuzz: export TOLLGATE_MUTATIONS ?= 5000
+fuzz: install  ## what strangers may send: 20,000 requests, 100,000 events, mutated files and messages
+	@export TOLLGATE_SEED=$${TOLLGATE_SEED:-$$(date +%s)}; echo "TOLLGATE_SEED=$$TOLLGATE_SEED"; \
+	  $(RUN)/python -m pytest -q -s --timeout 1800 tests/fuzz
+
+supply: install  ## locked packages with licences; OSV=FILE: known vulnerabilities, from an OSV export
+	@$(RUN)/tollgate supply $(if $(OSV),--osv "$(OSV)")
 
 clean:  ## stop the stack, then remove .venv, its data and all caches
 	@if [ -x $(RUN)/tollgate ]; then $(RUN)/tollgate down; fi
