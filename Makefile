@@ -31,8 +31,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: install  ## see all of it work: stack, backfill, training, live stream, retraining
 	$(RUN)/tollgate demo
 
+# Those in containers one after the other: a whole stack keeps both cores busy.
 test: check  ## every test, also those that start servers
-	$(TESTS) -m "servers or containers or slow"
+	$(TESTS) -m "(servers or slow) and not containers"
+	$(RUN)/python -m pytest -q -m containers tests/containers
 
 check: install  ## formatter, linter, types, import rules and quick tests, in under a minute
 	@$(MAKE) --no-print-directory -k -j3 $(if $(filter output-sync,$(.FEATURES)),-Otarget) lint types quick

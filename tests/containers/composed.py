@@ -48,6 +48,15 @@ class Running:
         """What a command prints inside a service."""
         return self.does("exec", "-T", "--index", str(number), service, *command)
 
+    @contextmanager
+    def explained_by(self, *names: str) -> Iterator[None]:
+        """What these services wrote last is shown if what is done meanwhile fails."""
+        try:
+            yield
+        except AssertionError:
+            sys.stdout.write(self.does("logs", "--tail", "100", *names))
+            raise
+
     def does(self, *words: str) -> str:
         """What `docker compose` prints; its trouble is shown if it fails."""
         command = [*self.compose.compose_command_property, *words]

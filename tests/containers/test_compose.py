@@ -32,7 +32,7 @@ ENDS = "secrets"
 PRODUCT, TERMINAL = "p-3", "m-4"
 MEBIBYTES_IN_ALL = 4096
 WORKERS = 3
-LABELS = 9_000
+LABELS = 3_500
 """So many labels come of the days that are simulated, and a few more."""
 LEARNING = f"""
 [retraining]
@@ -289,9 +289,10 @@ def handled(running: Running, number: int) -> float:
 @in_containers
 @patient
 def test_from_events_to_a_champion_that_decides(running: Running, api: httpx.Client) -> None:
-    sent = simulated(running, "payments", "--days", "24", "--customers", "300")
+    sent = simulated(running, "payments", "--days", "24", "--customers", "120")
     assert sent["labels"] > LABELS
-    until(lambda: deciding(api, "fraud") != "baseline", limit_s=400, pause_s=2)
+    with running.explained_by("worker", "history", "retrainer"):
+        until(lambda: deciding(api, "fraud") != "baseline", limit_s=900, pause_s=2)
     decision = api.post("/v1/fraud/score", json=payment("t-judged")).json()
     assert decision["model"] == {"name": "fraud", "version": deciding(api, "fraud"), "alias": "champion"}
     assert not decision["degraded"]
