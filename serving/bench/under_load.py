@@ -85,7 +85,7 @@ def _promote(chosen: Settings) -> None:
 def capacity(of: System, display: Display) -> float:
     """Calls of the usual mix that are accepted a second when each connection waits for its answers.
 
-    One long loop: worker and broker must be as busy as under the load that follows, and a pause would rest them.
+    One long loop: worker and broker must be as busy as under the load that follows; a pause would be a rest.
     """
     task = display.task("Capacity")
     calls = send(

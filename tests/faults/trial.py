@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tests.faults.faults import Fault
-from tests.faults.load import CUT_OFF, REFUSED, SCORE, Answer, Load
+from tests.faults.faults import Fault, Flushed, Paused
+from tests.faults.load import CUT_OFF, NO_ANSWER, OUTCOME, REFUSED, SCORE, Answer, Load
 from tests.faults.stack import Stack, StackError
 
 CALM_S = 3.0
 """All answers of so long must be normal, then it is well again."""
 BACK_LIMIT_S = 120.0
 CATCH_UP_S = 120.0
-PATIENT_KINDS = ("429 with Retry-After", "503 with Retry-After")
+TOO_MANY = "429 with Retry-After"
+PATIENT_KINDS = (TOO_MANY, "503 with Retry-After")
 """Not accepted, and told so: fine for an event, and nothing else is."""
-OF_A_DEAD_API = (REFUSED, CUT_OFF)
+OF_A_DEAD_API, OF_A_PAUSED_API = (REFUSED, CUT_OFF, TOO_MANY), (NO_ANSWER, TOO_MANY)
+"""It comes back to all calls at once that were sent, or sent again, meanwhile."""
 ANSWERED = ("200", "200 degraded")
 
 
@@ -138,6 +140,9 @@ def expected(answer: Answer, fault: Fault) -> bool:
     """Whether a client may see this answer during this fault."""
     if answer.normal or answer.kind == "200 degraded":
         return True
-    if answer.kind in PATIENT_KINDS:
-        return answer.path != SCORE
-    return answer.kind in OF_A_DEAD_API and "api" in fault.hits
+    if answer.kind in PATIENT_KINDS and answer.path != SCORE:
+        return True
+    if answer.kind == "404":  # of a quote that Redis has forgotten
+        return answer.path == OUTCOME and isinstance(fault, Flushed)
+    mute = OF_A_PAUSED_API if isinstance(fault, Paused) else OF_A_DEAD_API
+    return answer.kind in mute and "api" in fault.hits
