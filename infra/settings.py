@@ -138,7 +138,7 @@ class Api(Section):
     requests_per_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     burst: Annotated[int, Field(ge=1)] = 1
     max_body_bytes: Annotated[int, Field(ge=1_024)] = 8 * 1024 * 1024
-    max_delay_ms: Positive = 100.0
+    max_delay_ms: Positive = 50.0
     large_calls: Annotated[int, Field(ge=1)] = 4
     max_connections: Annotated[int, Field(ge=1)] = 1_000
     read_timeout_s: Positive = 10.0

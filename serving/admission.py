@@ -25,7 +25,7 @@ TIMED = frozenset(
 """Calls whose times set the limit: the many that are alike."""
 LARGE_BYTES = 4_096
 """A longer body is a list, or works like one."""
-START, LEAST, MOST = 64, 8, 1_024
+START, LEAST, MOST = 64, 16, 1_024
 WINDOW_S = 0.1
 GROWTH, CUT = 1.1, 0.5
 """A window changes the limit by no more than these factors."""

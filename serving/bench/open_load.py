@@ -41,6 +41,8 @@ PRODUCTS = ("p-1", "p-2", "p-3")
 """Of the catalogue that the settings bring."""
 POOL = 5_000
 ID, STAMP = b"%012d", b"2026-01-01T00:00:00.000000Z"
+REST_S = 0.1
+"""What a closed loop waits after a 429: else refusals would be most of what it measures."""
 GRACE_S = 30.0
 """How long the last answers may take."""
 
@@ -49,7 +51,7 @@ type_of_ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Plan:
-    """A load; `rate` 0: each connection sends as soon as it has its answer (a closed loop)."""
+    """A load; `rate` 0: each connection sends as soon as it has its answer, or has rested after a 429."""
 
     port: int
     run: str
@@ -63,6 +65,8 @@ class Plan:
     mix: Mapping[str, float]
     """Share of each kind of call."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    opened: int = 0
+    """So many connections are open before the first call is due, as those of clients that keep them are."""
     late_s: float = 60.0
     """Labels and outcomes come so long after what they are of."""
 
@@ -231,6 +235,8 @@ class Load:
 
     async def run(self) -> None:
         """Send everything, and wait for the last answers, but not for ever."""
+        self._opening += self._plan.opened
+        await asyncio.gather(*(self._connect() for _ in range(self._plan.opened)))
         self._start = time.perf_counter()
         self._end = self._start + self._plan.seconds
         await (self._openly() if self._plan.rate else self._closed())
@@ -317,6 +323,13 @@ class Load:
         if not self._plan.rate:
             self._take_next()
 
+    def released(self, wire: "Wire", status: int) -> None:
+        """A connection has its answer."""
+        if status == 429 and not self._plan.rate:
+            asyncio.get_running_loop().call_later(REST_S, self.free, wire)
+        else:
+            self.free(wire)
+
     def free(self, wire: "Wire") -> None:
         """A connection can take the next call."""
         if self._waiting:
@@ -371,8 +384,9 @@ class Wire(asyncio.Protocol):
             return
         self._came = b""
         number, self._number = self._number, -1
-        self._load.answered(number, int(data[9:12]), b"\r\nretry-after: " in data[:head])
-        self._load.free(self)
+        status = int(data[9:12])
+        self._load.answered(number, status, b"\r\nretry-after: " in data[:head])
+        self._load.released(self, status)
 
 
 def _length(data: bytes, head: int) -> int:

@@ -127,7 +127,17 @@ def overloaded(of: System, seconds: float, factor: float, display: Display) -> O
         DECISIONS: Topic(kafka, DECISIONS, "transaction_id"),
         QUOTES: Topic(kafka, QUOTES, "quote_id"),
     }
-    plan = Plan(of.port, "o", seconds, able * factor, MOST_CONNECTIONS, 3, MIX, of.chosen.api.headers)
+    plan = Plan(
+        of.port,
+        "o",
+        seconds,
+        able * factor,
+        MOST_CONNECTIONS,
+        3,
+        MIX,
+        of.chosen.api.headers,
+        opened=MOST_CONNECTIONS,
+    )
     task = display.task(f"Load of {factor:g} times the capacity", total=seconds, unit="s")
     memory = Memory(of.processes()["api"])
 
