@@ -156,7 +156,15 @@ def soaked(of: System, minutes: float, share: float, out: Path, display: Display
     """Find the capacity, then soak; writes the samples as they come."""
     able = capacity(of, display)
     plan = Plan(
-        of.port, "s", minutes * 60, able * share, MOST_CONNECTIONS, 4, MIX, of.chosen.api.headers, LATE_S
+        of.port,
+        "s",
+        minutes * 60,
+        able * share,
+        MOST_CONNECTIONS,
+        4,
+        MIX,
+        of.chosen.api.headers,
+        late_s=LATE_S,
     )
     drained(of, DRAINED_S)
     topic = Topic(of.chosen.addresses.kafka, DECISIONS, "transaction_id")
