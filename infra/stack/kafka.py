@@ -15,7 +15,7 @@ from infra.stack.probes import kafka_answers
 PORT = 9092
 CONTROLLER_PORT = 19093
 JVM = (
-    "-Xms128m",
+    "-Xms448m",
     "-Xmx448m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=4",

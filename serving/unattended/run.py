@@ -15,6 +15,7 @@ from infra.settings import Settings
 from ingestion.broker import Record
 from ingestion.historian import Historian
 from ingestion.history import LABELS, OUTCOMES, QUOTES, TRANSACTIONS, History
+from ingestion.processes import tidy
 from serving.champions_watch import FEATURE_SETS, ChampionsWatch
 from serving.fraud import FraudDecider
 from serving.unattended.payment_days import PaidDay, PaymentDays
@@ -219,6 +220,7 @@ class Unattended:
         for number in range(self._story.days):
             parts = range(number * turns, (number + 1) * turns)
             yield Day.whole([self._turn(each, learning, frozen) for each in parts])
+            tidy(history)
 
     def _turn(self, turn: int, learning: _System, frozen: _System) -> Day:
         learning.models.refresh()
