@@ -21,17 +21,6 @@ PATIENT = Neighbours(store_ms=2_000.0, acknowledge_ms=5_000.0, accept_s=10.0)
 os.environ.update(NO_TELEMETRY)  # as the command line does, before anything imports MLflow
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that may take longest begin first: one process would be busy with them when all else is done."""
-    limits = {item.path: _limit_s(item) for item in reversed(items)}
-    items.sort(key=lambda item: -limits[item.path])
-
-
-def _limit_s(item: pytest.Item) -> float:
-    marker = item.get_closest_marker("timeout")
-    return float(marker.args[0]) if marker else 0.0
-
-
 @pytest.fixture(scope="session")
 def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a stack of Kafka and Valkey on free ports in a folder of its own, gone afterwards."""
