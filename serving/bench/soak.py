@@ -246,7 +246,7 @@ class Samples:
         for name, process in self.of.processes().items():
             try:
                 every = [process, *process.children(recursive=True)]
-                found[f"{name} MB"] = sum(each.memory_info().rss for each in every) / 1e6
+                found[f"{name} MB"] = sum(map(own_bytes, every)) / 1e6
             except psutil.Error:
                 found[f"{name} MB"] = float("nan")
         return found
@@ -259,6 +259,12 @@ class Samples:
         used = int(info.split(b"used_memory_dataset:")[1].split(b"\r")[0])
         entries = keys + pending + done
         return {"valkey keys": float(entries), "valkey bytes a key": used / max(1, entries)}
+
+
+def own_bytes(process: psutil.Process) -> int:
+    """Memory that is a process's own: pages of files (Kafka's indices) the kernel takes back at need."""
+    memory = process.memory_info()
+    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 @contextmanager
