@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from infra.files import synced
 from ingestion.reach import Flags, Ints, Reach
 from ingestion.streams import PRODUCT_EVENT, SCORED_EVENT
 
@@ -225,7 +226,7 @@ class History:
                 _write(folder, f"backfill-{_digest(part)}.parquet", part, _contents(table, part))
         if staged.exists():
             complete = staged.rename(staged.with_name(staged.name.replace("staged", "complete")))
-            _sync(self._folder)
+            synced(self._folder)
             _move(complete, self._folder)
 
     def _greatest_in(self, table: str, day: str) -> dict[int, int]:
@@ -444,15 +445,7 @@ def _write(folder: Path, name: str, rows: pa.Table, contents: _Contents) -> None
     except OSError:  # on a full disk every byte counts
         temporary.unlink(missing_ok=True)
         raise
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    synced(folder)
 
 
 def _contents(table: str, rows: pa.Table, replaces: Iterable[str] = ()) -> _Contents:
@@ -565,7 +558,7 @@ def _move(complete: Path, folder: Path) -> None:
         place = folder / file.relative_to(complete)
         place.parent.mkdir(parents=True, exist_ok=True)
         file.rename(place)
-        _sync(place.parent)
+        synced(place.parent)
     shutil.rmtree(complete)
 
 
