@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 from infra.settings import Neighbours, Settings, load
 from infra.stack.local import Stack
 from ingestion import history as tables
-from ingestion.broker import Producer
+from ingestion.broker import HEARTBEAT_S, Consumer, Producer
 from ingestion.topics import TRANSACTIONS
 from tests.api import serving
 from tests.payments import START, payment, wire_time
@@ -281,6 +281,21 @@ def test_a_neighbour_that_dies_and_comes_back(servers: Servers, stack: Stack, pa
         until(lambda: outbox(client) == 0 and client.get("/readyz").status_code == 200, 10)
     assert_well(load.answers)
     assert_each_once(servers, [each.name for each in load.answers])
+
+
+def test_a_reader_rests_while_kafka_hangs(servers: Servers, stack: Stack) -> None:
+    """What it leaves behind at each look is kept until the fetch that is under way ends: half a minute."""
+    with closing(Consumer(servers.kafka, [TRANSACTIONS], "resting")) as reader:
+        reads = lambda: reader.poll(50) == [] and len(reader.lag()) == servers.stack.topics.partitions  # noqa: E731
+        until(reads, pause_s=0)
+        with stopped(stack, "kafka"):
+            hung_until = time.monotonic() + HEARTBEAT_S + 3.0
+            while time.monotonic() < hung_until:
+                assert reader.poll(50) == []
+            looks = sum(len(each._callbacks or ()) for each in reader._kafka._fetcher._fetch_futures)
+        assert 0 < looks < 500
+        servers.send_raw(TRANSACTIONS, [(b"{}", b"k")])
+        until(lambda: len(reader.poll(50)) == 1, pause_s=0)
 
 
 def test_an_api_that_starts_without_neighbours(
