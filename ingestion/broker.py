@@ -27,6 +27,8 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 BATCH_BYTES = MAX_MESSAGE_BYTES // 4
 """More than comes before a flush: while a second batch waits, each record wakes kafka-python's sender."""
 FLUSH_TIMEOUT_S = 30.0
+GATHERED_BYTES = 256 * 1024
+"""So much is given out at once, however long it might still be gathered."""
 SESSION_S = 10.0
 """A member that the broker has not heard for so long has left: others get its partitions."""
 HEARTBEAT_S = 2.0
@@ -312,6 +314,9 @@ class Consumer:
     """Reads topics as a member of a group, or as a lone reader of all partitions if `group` is None.
 
     A group that has committed nothing starts at the beginning of the log.
+
+    Args:
+        gather_ms: how long the broker gathers records before it answers; 0 answers with the first that comes.
     """
 
     def __init__(
@@ -321,6 +326,7 @@ class Consumer:
         group: str | None,
         listener: Assignment | None = None,
         max_records: int = 2_000,
+        gather_ms: int = 0,
     ) -> None:
         self._kafka = KafkaConsumer(
             bootstrap_servers=address,
@@ -332,7 +338,8 @@ class Consumer:
             max_poll_interval_ms=300_000,
             session_timeout_ms=int(SESSION_S * 1e3),
             heartbeat_interval_ms=int(HEARTBEAT_S * 1e3),
-            fetch_max_wait_ms=100,
+            fetch_min_bytes=GATHERED_BYTES if gather_ms else 1,
+            fetch_max_wait_ms=gather_ms or 100,
             max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
             fetch_max_bytes=2 * MAX_MESSAGE_BYTES,
             metadata_max_age_ms=10_000,

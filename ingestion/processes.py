@@ -16,6 +16,8 @@ from ingestion.history import History
 from ingestion.topics import await_topics, dead_letters, unnumbered
 
 FLUSH_S = 1.0
+GATHER_MS = 300
+"""Files come once a second: a read of many records costs hardly more than one of a few."""
 TIDY_S = 60.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -171,7 +173,7 @@ def history() -> None:
     historian = Historian(written, Forgotten(settings.forgotten))
     keep_days = settings.privacy.retention_days
     loop = Loop(historian, Progress(settings.history), producer, time.monotonic, keep_days)
-    consumer = Consumer(settings.addresses.kafka, TOPICS, GROUP, loop, max_records=500)
+    consumer = Consumer(settings.addresses.kafka, TOPICS, GROUP, loop, max_records=500, gather_ms=GATHER_MS)
     ready.tell()
     try:
         loop.run(consumer, stop.is_set)
