@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,9 @@ FROM_THE_START = -(2**62)
 """Less than any position."""
 
 DAY_US = 86_400 * 1_000_000
+COMPACTED_ROWS = 10_000
+SMALL_ROWS = COMPACTED_ROWS // 2
+"""A file of fewer rows may be merged with others; one of as many stays as it is."""
 STALE_S = 3_600.0
 """A temporary file this old belongs to a process that died."""
 
@@ -55,6 +59,7 @@ _EPOCH = date(1970, 1, 1)
 _METADATA = b"tollgate"
 _LOG_NAME = re.compile(r"p(\d+)-(\d+)-(\d+)\.parquet")
 _READ_AGAIN = 5
+_Found = TypeVar("_Found")
 
 
 def _of(schema: pa.Schema, names: str, **more: pa.DataType) -> pa.Schema:
@@ -167,6 +172,8 @@ class History:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._greatest: dict[tuple[str, str], dict[int, int]] = {}
+        self._settled: dict[tuple[Path, int], int] = {}
+        """When a folder that had nothing to merge was changed last, ns."""
         self._reach: Mapping[str, Reach] = {}
 
     @property
@@ -232,7 +239,7 @@ class History:
     def _greatest_in(self, table: str, day: str) -> dict[int, int]:
         """Last position that a day has of each partition; kept, as our partitions have no other writer."""
         if (table, day) not in self._greatest:
-            self._greatest[table, day] = _last_positions(self._folder / table / f"day={day}")
+            self._greatest[table, day] = self.reached(table, day)
         return self._greatest[table, day]
 
     def forget_positions(self) -> None:
@@ -247,12 +254,7 @@ class History:
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """Rows with event time in [start_us, end_us), by day, without any other order."""
-        for _ in range(_READ_AGAIN):
-            try:
-                return self._scan(table, start_us, end_us, columns)
-            except FileNotFoundError:
-                continue  # compacted meanwhile
-        return self._scan(table, start_us, end_us, columns)
+        return _steady(lambda: self._scan(table, start_us, end_us, columns))
 
     def _scan(
         self, table: str, start_us: int | None, end_us: int | None, columns: Sequence[str] | None
@@ -275,18 +277,16 @@ class History:
 
     def reached(self, table: str, day: str) -> dict[int, int]:
         """Greatest position that a day has now of each partition of the log."""
-        for _ in range(_READ_AGAIN):
-            try:
-                return _last_positions(self._folder / table / f"day={day}")
-            except FileNotFoundError:
-                continue  # compacted meanwhile
-        return _last_positions(self._folder / table / f"day={day}")
+        return _steady(lambda: _last_positions(self._folder / table / f"day={day}"))
 
     def _files(self, table: str, day: str) -> list[Path]:
         return _current(self._folder / table / f"day={day}")
 
     def last_backfilled(self) -> int:
         """Greatest position that a backfill has given; -1 before the first."""
+        return _steady(self._last_backfilled)
+
+    def _last_backfilled(self) -> int:
         tables = (TRANSACTIONS, LABELS, QUOTES, OUTCOMES)
         files = (file for table in tables for day in self.days(table) for file in self._files(table, day))
         segments = (_contents_of(file).segments.get(BACKFILLED) for file in files)
@@ -297,6 +297,9 @@ class History:
 
         A worker that died between sending and committing sends the same events again; theirs are not greater.
         """
+        return _steady(lambda: self._origins(tables, partition, before))
+
+    def _origins(self, tables: Sequence[str], partition: int, before: int) -> dict[int, int]:
         greatest: dict[int, int] = {}
         for table in tables:
             for day in self.days(table):
@@ -315,11 +318,31 @@ class History:
             for folder in self._folder.glob("*/day=*"):
                 _repair(folder)
 
-    def compact(self, table: str, before_day: str, at_least: int = 8) -> int:
-        """Make one file of each earlier day that has `at_least` files; gives how many files were replaced."""
+    def compact(self, table: str, before_day: str | None = None, at_least: int = 8) -> int:
+        """Make large files of a table's small ones, wherever a day has `at_least`; gives how many went.
+
+        No file gets more than `COMPACTED_ROWS` rows, so that this takes little memory however long a day is.
+
+        Args:
+            table: its name.
+            before_day: only days before this; None: all.
+            at_least: so many small files of a day make it worth while.
+        """
         with self._alone():
-            folders = [self._folder / table / f"day={day}" for day in self.days(table) if day < before_day]
-            return sum(_compact(table, folder, at_least) for folder in folders)
+            days = [day for day in self.days(table) if before_day is None or day < before_day]
+            return sum(self._compact(table, self._folder / table / f"day={day}", at_least) for day in days)
+
+    def _compact(self, table: str, folder: Path, at_least: int) -> int:
+        changed_ns = folder.stat().st_mtime_ns
+        if self._settled.get((folder, at_least)) == changed_ns:
+            return 0
+        _repair(folder)
+        small = [file for file in _current(folder) if pq.read_metadata(file).num_rows < SMALL_ROWS]
+        if len(small) < at_least:
+            self._settled[folder, at_least] = changed_ns
+            return 0
+        fewest = min(2, at_least)
+        return sum(_merge(table, folder, files) for files in _packed(small) if len(files) >= fewest)
 
     def rewrite(self, table: str, changed: Callable[[pa.Table], pa.Table]) -> int:
         """Put other rows in place of a table's, file by file; gives how many are gone or not as they were.
@@ -351,6 +374,16 @@ class History:
         with (self._folder / ".compacting").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _steady(look: Callable[[], _Found]) -> _Found:
+    """What is found in files; looked for again if some of them were merged meanwhile."""
+    for _ in range(_READ_AGAIN):
+        try:
+            return look()
+        except FileNotFoundError:
+            continue
+    return look()
 
 
 def day_of(time_us: int) -> str:
@@ -562,11 +595,21 @@ def _move(complete: Path, folder: Path) -> None:
     shutil.rmtree(complete)
 
 
-def _compact(table: str, folder: Path, at_least: int) -> int:
-    _repair(folder)
-    files = _current(folder)
-    if len(files) < at_least:
-        return 0
+def _packed(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """The files in groups of at most `COMPACTED_ROWS` rows."""
+    group: list[Path] = []
+    held = 0
+    for file in files:
+        rows = pq.read_metadata(file).num_rows
+        if held + rows > COMPACTED_ROWS:
+            yield group
+            group, held = [], 0
+        group.append(file)
+        held += rows
+    yield group
+
+
+def _merge(table: str, folder: Path, files: Sequence[Path]) -> int:
     rows = ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format="parquet").to_table()
     rows = rows.sort_by([(name, "ascending") for name in PLACES[table]])
     replaced = {file.name for file in files}

@@ -141,10 +141,9 @@ class Loop:
 
 
 def tidy(history: History) -> None:
-    """Make one file of every day before each table's last."""
+    """Make large files of the small ones that were written every second, those of today among them."""
     for table in tables.SCHEMAS:
-        days = history.days(table)
-        if days and (files := history.compact(table, before_day=days[-1])):
+        if files := history.compact(table):
             log.info("compacted", extra={"facts": {"table": table, "files": files}})
 
 

@@ -160,7 +160,7 @@ class TestBackfill:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(tables, "_sync", killed_at_the_second)
+            patched.setattr(tables, "synced", killed_at_the_second)
             with pytest.raises(KeyboardInterrupt):
                 History(tmp_path).backfill({TRANSACTIONS: self.rows()})
         History(tmp_path).repair()
@@ -231,6 +231,36 @@ class TestCompaction:
         assert history.compact(TRANSACTIONS, "1970-01-02", at_least=2) == 2
         assert len(ids(history)) == 12
         assert History(tmp_path).append(TRANSACTIONS, payments([8, 30])) == 0
+
+    def test_today_is_compacted_as_well(self, tmp_path: Path) -> None:
+        history = self.filled(tmp_path)
+        history.append(TRANSACTIONS, payments([21], day=1))
+        before = ids(history)
+        assert history.compact(TRANSACTIONS, at_least=2) == 12
+        assert ids(history) == ids(History(tmp_path)) == before
+        assert history.append(TRANSACTIONS, payments([21, 22], day=1)) == 1
+        assert history.compact(TRANSACTIONS, at_least=2) == 2
+
+    def test_no_file_gets_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tables, "COMPACTED_ROWS", 6)
+        monkeypatch.setattr(tables, "SMALL_ROWS", 3)
+        history = History(tmp_path)
+        for first in range(0, 90, 2):
+            history.append(TRANSACTIONS, payments([first, first + 1]))
+            history.compact(TRANSACTIONS, at_least=5)
+        counts = [pq.read_metadata(file).num_rows for file in tmp_path.rglob("*.parquet")]
+        assert (sum(counts), max(counts)) == (90, 6)
+        assert sum(count < 3 for count in counts) < 5
+        assert len(ids(history)) == 90
+
+    def test_a_day_that_did_not_change_is_not_looked_at_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        history = self.filled(tmp_path)
+        assert history.compact(TRANSACTIONS) == 10
+        assert history.compact(TRANSACTIONS) == 0
+        monkeypatch.setattr(tables, "_repair", lambda folder: pytest.fail(f"{folder} did not change"))
+        assert history.compact(TRANSACTIONS) == 0
 
     def test_a_reader_finds_files_that_moved_meanwhile(self, tmp_path: Path) -> None:
         history = self.filled(tmp_path)
