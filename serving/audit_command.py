@@ -30,7 +30,7 @@ from ingestion.historian import Progress
 from ingestion.history import DECISIONS as DECISIONS_TABLE
 from ingestion.history import LABELS, OUTCOMES, TRANSACTIONS, History
 from ingestion.pseudonyms import Pseudonyms
-from ingestion.topics import DECISIONS, EXTERNAL, PRODUCT_COUNTED, STREAMS, dead_letters
+from ingestion.topics import DECISIONS, EXTERNAL, PRODUCT_COUNTED, dead_letters
 from serving.audit import (
     IDENTITY,
     TABLES,
@@ -45,11 +45,9 @@ from serving.audit import (
     type_of_identity,
     type_of_place,
 )
-from serving.processes import GROUP
+from serving.processes import GROUP, WORKERS_READ
 from serving.router import parse
 
-WORKERS_READ = (*TABLES, *STREAMS)
-"""Topics that the workers commit."""
 PATIENCE_S = 60.0
 PAUSE_S = 0.5
 AT_ONCE = 2_000

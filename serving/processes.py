@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 DAY_S = 86_400
 GROUP = "tollgate-workers"
+WORKERS_READ = (*Router.topics, *CustomerStage.topics, *TerminalStage.topics, *ProductStage.topics)
+"""Topics that workers read and commit."""
 UNTIL_FLUSH_MS = 50
 """Every turn ends with a flush, which waits for nothing; before that, a batch may fill."""
 
@@ -52,8 +54,7 @@ def build_worker(
     pseudonyms, forgotten = Pseudonyms.by(settings.privacy), Forgotten(settings.forgotten)
     stages: list[Stage] = []
     members = Members(stages, Ownership(store, name))
-    topics = [*Router.topics, *CustomerStage.topics, *TerminalStage.topics, *ProductStage.topics]
-    consumer = Consumer(kafka, topics, group, members)
+    consumer = Consumer(kafka, WORKERS_READ, group, members)
     router = Router(store, partitions, remember_s, consumer.caught_up, pseudonyms, forgotten)
     stages += [  # the router last: it reads no states, so it works while Redis writes the others'
         TerminalStage(

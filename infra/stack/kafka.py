@@ -22,6 +22,7 @@ JVM = (
     "-Djava.awt.headless=true",
     "--enable-native-access=ALL-UNNAMED",
 )
+"""Its heap has its size from the start: one that grows into its limit looks like a leak for an hour."""
 
 PROPERTIES = """\
 process.roles=broker,controller

@@ -31,19 +31,14 @@ from ingestion.simulators.columns import take
 from ingestion.simulators.payments import Payments, simulate
 from ingestion.simulators.wire import transactions
 from ingestion.topics import (
-    CUSTOMER_STREAM,
     DECISIONS,
-    LABELS,
-    OUTCOMES,
-    PRODUCT_STREAM,
-    QUOTES,
-    TERMINAL_STREAM,
     TRANSACTIONS,
 )
+from serving.bench.cores import Cores
 from serving.bench.open_load import KINDS, LISTED, POOL, Calls, Plan, Sent
 from serving.bench.slopes import Slope, slope
 from serving.bench.under_load import MOST_CONNECTIONS, Sampler, System, Topic, capacity, sending, system
-from serving.processes import GROUP
+from serving.processes import GROUP, WORKERS_READ
 from serving.review_queue import DONE, PENDING
 from training.history_lag import HistoryLag
 from training.plots import stacked_series
@@ -71,9 +66,7 @@ TOLERANCE = 0.02
 """Growth an hour, as a share of the level, that is none; for lag, of a second's events."""
 SHORT_MIN = 30.0
 DRAINED_S = 120.0
-READ = (TRANSACTIONS, LABELS, QUOTES, OUTCOMES, CUSTOMER_STREAM, TERMINAL_STREAM, PRODUCT_STREAM)
-"""What the worker reads."""
-SHOWN_ONLY = ("valkey MB", "valkey keys", "p50 ms")
+SHOWN_ONLY = ("valkey MB", "valkey keys", "p50 ms", "cores busy %", "cores stolen %")
 """Of data, or beside what is judged."""
 
 
@@ -227,6 +220,7 @@ class Samples:
     out: Path
     task: Task
     taken: list[dict[str, float]] = field(default_factory=list)
+    cores: Cores = field(default_factory=Cores)
 
     def __post_init__(self) -> None:
         """Begin the file anew."""
@@ -235,11 +229,15 @@ class Samples:
 
     def look(self) -> None:
         """Add a line."""
-        found = {"at_s": time.time(), **self._memory(), **self._valkey(), **lags(self.of)}
+        found = {"at_s": time.time(), **self._memory(), **self._valkey(), **lags(self.of), **self._machine()}
         self.taken.append(found)
         with self.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(found)) + "\n")
         self.task.advance(SAMPLE_S / 60)
+
+    def _machine(self) -> dict[str, float]:
+        shares = self.cores.look()
+        return {"cores busy %": 100 * shares.busy, "cores stolen %": 100 * shares.stolen}
 
     def _memory(self) -> dict[str, float]:
         found = {}
@@ -281,7 +279,7 @@ def lags(of: System) -> dict[str, float]:
     """Messages that wait for the worker and for the history."""
     kafka = of.chosen.addresses.kafka
     committed = group_offsets(kafka, GROUP)
-    consumer = Consumer(kafka, READ, group=None)
+    consumer = Consumer(kafka, WORKERS_READ, group=None)
     ends = consumer.ends([Partition(*each) for each in consumer.assignment()])
     consumer.close()
     worker = sum(end - committed.get(partition, 0) for partition, end in ends.items())

@@ -1,14 +1,11 @@
 """One stream worker at work, and where its time goes."""
 
 import gc
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
-
-import psutil
 
 from infra.errors import UserError
 from infra.progress import Task
@@ -16,6 +13,7 @@ from infra.settings import Settings
 from ingestion.broker import Producer
 from ingestion.simulators.wire import encoded
 from ingestion.topics import TRANSACTIONS
+from serving.bench.cores import Cores
 from serving.processes import build_worker
 from serving.settling import settle
 from serving.stage import Work
@@ -100,18 +98,11 @@ def _round(
 ) -> Round:
     counter.seconds.clear()
     _send(chosen, payments)
-    start, stolen_before = time.perf_counter(), _stolen_s()
+    start, cores = time.perf_counter(), Cores()
     _until(worker.turn, counter, counter.counts.get("decisions", 0) + len(payments))
     seconds = time.perf_counter() - start
-    stolen = (_stolen_s() - stolen_before) / seconds / (os.cpu_count() or 1)
     task.advance(len(payments))
-    return Round(len(payments), len(payments) / seconds, dict(counter.seconds), stolen)
-
-
-def _stolen_s() -> float:
-    """Seconds since its start in which a core of this virtual machine was wanted here and served others."""
-    seconds: float = getattr(psutil.cpu_times(), "steal", 0.0)  # Linux alone knows
-    return seconds
+    return Round(len(payments), len(payments) / seconds, dict(counter.seconds), cores.look().stolen)
 
 
 def _send(chosen: Settings, payments: Sequence[type_of_payment]) -> None:

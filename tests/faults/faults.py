@@ -250,7 +250,7 @@ FAULTS: tuple[Fault, ...] = (
     Paused(("redis",)),
     Paused(("worker",)),
     Paused(("api",)),
-    Paused(("history", "postgres", "mlflow")),
+    Paused(("history", "retrainer", "postgres", "mlflow")),
     Cut((("api", "redis"),)),
     Cut((("api", "kafka"),)),
     Cut((("worker", "redis"),)),
