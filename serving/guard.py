@@ -12,6 +12,7 @@ from fastapi import HTTPException
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +25,15 @@ CALLER = "tollgate.caller"
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 _POLICY = b"content-security-policy"
 _SAFE = [(name.lower().encode(), value.encode()) for name, value in SAFE.items()]
+
+
+class _Whole(PathConvertor):
+    """An id in a path; not as `path`, which stops at the end of a line: what checks ids sees all of it."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("whole", _Whole())
 
 
 class GuardedRoute(APIRoute):

@@ -114,7 +114,7 @@ async def _transactions(request: Request, services: Services) -> list[Transactio
     return [services.pseudonyms.event(event) for event in events]
 
 
-@router.get("/decisions/{transaction_id:path}")
+@router.get("/decisions/{transaction_id:whole}")
 async def get_decision(transaction_id: str, services: UsesServices) -> Response:
     """The decision on a transaction with all its evidence, its labels since, and what analysts said."""
     return answer((await case_of(services, transaction_id)).described())

@@ -23,7 +23,7 @@ Task = Literal["fraud", "pricing"]
 class Promote(BaseModel):
     """Which version is to decide from now on, by whom and why."""
 
-    version: Annotated[str, Field(pattern="^[0-9]+$")]
+    version: Annotated[str, Field(pattern="^[0-9]{1,9}$")]
     who: Annotated[str, Field(max_length=128)] = "api"
     why: Annotated[str, Field(max_length=1_000)] = "asked for"
 

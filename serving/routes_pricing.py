@@ -107,7 +107,7 @@ async def get_products(services: UsesServices) -> Response:
     return answer([product.model_dump() for product in await services.catalogue.all()])
 
 
-@router.put("/products/{product_id:path}")
+@router.put("/products/{product_id:whole}")
 async def put_product(product_id: Id, terms: Terms, services: UsesServices) -> Response:
     """Add or replace a product."""
     product = Product(product_id=product_id, **terms.model_dump())

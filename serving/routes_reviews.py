@@ -42,7 +42,7 @@ async def get_reviews(
 
 
 @router.post(
-    "/reviews/{transaction_id:path}/verdict",
+    "/reviews/{transaction_id:whole}/verdict",
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=body_of(Verdict),
 )

@@ -164,3 +164,29 @@ def test_eight_megabytes_of_anything_are_refused(system: System, client: httpx.C
         assert len(answer.content) < 10_000
         assert not fault(answer, b"")
     system.unharmed()
+
+
+TERMS = {
+    "list_price": 20.0,
+    "unit_cost": 9.0,
+    "currency": "EUR",
+    "floor": 11.0,
+    "ceiling": 30.0,
+    "max_step": 3.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/v1/models/fraud/promote", {"version": "607491564458765358617774367"}, 422),
+        ("PUT", "/v1/products/one%0Aother", TERMS, 422),
+        ("GET", "/v1/decisions/one%0Aother", None, 404),
+        ("POST", "/v1/reviews/one%0Aother/verdict", {"label": "fraud"}, 404),
+    ],
+)
+def test_what_was_found_before(client: httpx.Client, method: str, path: str, body: Any, status: int) -> None:
+    """A version that no registry can have, and ids that end a line."""
+    answer = client.request(method, path, json=body)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["detail"] != "Not Found", "no route was found"
