@@ -440,7 +440,7 @@ class ScoreLog:
             if self._seen.get(day) != there:
                 self._extend(day, trial, history)
                 self._seen[day] = there
-        self._table.compact(SCORES, "9999-12-31", at_least=MOST_FILES)
+        self._table.compact(SCORES, at_least=MOST_FILES)
 
     def _extend(self, day: str, trial: Trial, history: History) -> None:
         traffic, start_us = trial.traffic, day_start_us(day)

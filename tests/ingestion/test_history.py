@@ -76,7 +76,7 @@ def test_files_from_before_a_column_read_as_null_also_compacted(tmp_path: Path) 
             "propensity": None,
             "control_group": None,
         }
-        history.compact(DECISIONS, "9999-12-31", at_least=1)
+        history.compact(DECISIONS, at_least=1)
 
 
 def test_rows_that_come_again_are_known(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ class TestHistorian:
             historian.take([message(offset, [(f"t{offset}", 0, offset)])])
             historian.flush()
         if compacted:
-            historian.history.compact(TRANSACTIONS, "9999-12-31", at_least=2)
+            historian.history.compact(TRANSACTIONS, at_least=2)
         restarted = Historian(History(tmp_path))
         restarted.take([message(3, [("t1", 0, 1), ("t2", 0, 2), ("t3", 0, 3)])])
         restarted.flush()
@@ -350,7 +350,7 @@ class TestHistorian:
         historian.flush()
         shutil.rmtree(tmp_path / TRANSACTIONS / "day=1970-01-01")
         if compacted:
-            historian.history.compact(TRANSACTIONS, "9999-12-31", at_least=1)
+            historian.history.compact(TRANSACTIONS, at_least=1)
         restarted = Historian(History(tmp_path))
         restarted.take(both)
         restarted.flush()

@@ -47,7 +47,7 @@ def test_what_came_later_is_not_read_a_late_event_neither(history: History) -> N
     history.backfill({TRANSACTIONS: payments([2, 3], day=0, partition=BACKFILLED)})
     assert ids(history.upto(reach)) == before
     assert len(ids(history)) == len(before) + 6
-    history.compact(TRANSACTIONS, "9999-12-31", at_least=1)
+    history.compact(TRANSACTIONS, at_least=1)
     assert ids(history.upto(reach)) == before, "in the same order, whatever file a row is in"
     assert ids(history.upto(reach), DAY_US, DAY_US + 5) == ["0-3", "0-4"]
 
