@@ -182,6 +182,7 @@ class Kept:
 
 def _rewritten(path: Path, kept: Kept) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)  # of a process that died here
     files.written_privately(beside, kept.text())
     beside.replace(path)
 

@@ -29,6 +29,8 @@ BATCH_BYTES = MAX_MESSAGE_BYTES // 4
 FLUSH_TIMEOUT_S = 30.0
 GATHERED_BYTES = 256 * 1024
 """So much is given out at once, however long it might still be gathered."""
+SEGMENTS_KEPT = 7
+"""Kafka deletes whole segments, when their newest record is too old: so a record stays a seventh longer."""
 SESSION_S = 10.0
 """A member that the broker has not heard for so long has left: others get its partitions."""
 HEARTBEAT_S = 2.0
@@ -107,6 +109,8 @@ class Sent(Protocol):
 @contextmanager
 def _admin(address: str) -> Iterator[Any]:
     """A client for what concerns the broker itself. BrokerError if it does not answer."""
+    if not answers(address):  # kafka-python 3.0.12 leaves the thread of a client that could not be made
+        raise BrokerError(f"Kafka at {address} does not answer")
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=address,
@@ -129,6 +133,7 @@ def create_topics(address: str, topics: Iterable[str], partitions: int, retentio
         "message.timestamp.type": "LogAppendTime",
         "max.message.bytes": str(MAX_MESSAGE_BYTES),
         "retention.ms": str(retention_ms),
+        **({"segment.ms": str(retention_ms // SEGMENTS_KEPT)} if retention_ms > 0 else {}),
     }
     options = {"num_partitions": partitions, "replication_factor": 1, "configs": configs}
     with _admin(address) as admin:

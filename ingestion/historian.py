@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from infra.files import replaced
 from ingestion import topics
 from ingestion.broker import Partition, Record
 from ingestion.events import EventTime, Id, microseconds, reason
@@ -77,7 +78,7 @@ class Historian:
     history: History
     forgotten: Forgotten = field(default_factory=Forgotten)
     rejected: list[Rejected] = field(default_factory=list)
-    _pending: dict[str, list[pa.Table]] = field(default_factory=dict)
+    _pending: dict[tuple[str, Partition], list[pa.Table]] = field(default_factory=dict)
     _offsets: dict[Partition, int] = field(default_factory=dict)
     _reached: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
@@ -87,11 +88,14 @@ class Historian:
         for partition in partitions:
             self._reached.pop(partition, None)
 
-    def revoked(self) -> None:
-        """What is not written is left to the next owner."""
-        self._pending.clear()
-        self._offsets.clear()
-        self._reached.clear()
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """What is not written of these is left to their next owner, who reads it again."""
+        gone = set(partitions)
+        self._pending = {key: rows for key, rows in self._pending.items() if key[1] not in gone}
+        self.rejected = [each for each in self.rejected if _partition(each.record) not in gone]
+        for partition in gone:
+            self._offsets.pop(partition, None)
+            self._reached.pop(partition, None)
 
     def take(self, records: Sequence[Record]) -> None:
         """Keep the rows of these records until the next flush."""
@@ -100,7 +104,7 @@ class Historian:
                 self._take_payments(record)
             elif record.topic == topics.PRODUCT_COUNTED:
                 self._take_sales(record)
-            self._offsets[Partition(record.topic, record.partition)] = record.offset + 1
+            self._offsets[_partition(record)] = record.offset + 1
         self._take_decisions([record for record in records if record.topic == topics.DECISIONS])
 
     @property
@@ -110,23 +114,24 @@ class Historian:
 
     def flush(self) -> dict[Partition, int]:
         """Write all rows; gives the offsets that may be committed now."""
-        for table, tables in self._pending.items():
-            self.history.append(table, pa.concat_tables(tables))
+        for table in dict.fromkeys(table for table, _ in self._pending):
+            mine = [rows for key, tables in self._pending.items() if key[0] == table for rows in tables]
+            self.history.append(table, pa.concat_tables(mine))
         self._pending.clear()
         written, self._offsets = self._offsets, {}
         return written
 
-    def _keep(self, table: str, rows: pa.Table) -> None:
+    def _keep(self, table: str, partition: Partition, rows: pa.Table) -> None:
         if rows.num_rows:
-            self._pending.setdefault(table, []).append(completed(table, rows))
+            self._pending.setdefault((table, partition), []).append(completed(table, rows))
 
     def _take_payments(self, record: Record) -> None:
-        partition, first = Partition(record.topic, record.partition), position(record.offset, 0)
+        partition, first = _partition(record), position(record.offset, 0)
         rows = self._new(_placed(record), partition, first, (TRANSACTIONS, LABELS))
         appended_ms = rows["appended_ms"].fill_null(NO_TIME_MS).to_numpy()
         staying = self.forgotten.stay(appended_ms, rows["customer_id"].to_pylist)
         rows = rows if staying is None else rows.filter(pa.array(staying))
-        self._split(rows, TRANSACTIONS, LABELS)
+        self._split(rows, partition, TRANSACTIONS, LABELS)
 
     def _new(self, rows: pa.Table, partition: Partition, first: int, kept_in: Sequence[str]) -> pa.Table:
         """Rows of a partition, the first of which lies at `first`, but for those that were sent before."""
@@ -137,13 +142,14 @@ class Historian:
     def _take_sales(self, record: Record) -> None:
         """Without what comes twice; `History.append` knows what is in the files already."""
         rows = pa.Table.from_batches([decode(record.value or b"", topics.STREAM_SCHEMAS[record.topic])])
-        reached = self._reached.setdefault(Partition(record.topic, record.partition), {})
-        self._split(rows.filter(pa.array(newly_sent(rows, PLACES[QUOTES], reached))), QUOTES, OUTCOMES)
+        partition = _partition(record)
+        new = newly_sent(rows, PLACES[QUOTES], self._reached.setdefault(partition, {}))
+        self._split(rows.filter(pa.array(new)), partition, QUOTES, OUTCOMES)
 
-    def _split(self, rows: pa.Table, decided: str, settled: str) -> None:
+    def _split(self, rows: pa.Table, partition: Partition, decided: str, settled: str) -> None:
         kind = rows["kind"].to_numpy()
-        self._keep(decided, rows.filter(pa.array(kind == 0)))
-        self._keep(settled, rows.filter(pa.array(kind == 1)))
+        self._keep(decided, partition, rows.filter(pa.array(kind == 0)))
+        self._keep(settled, partition, rows.filter(pa.array(kind == 1)))
 
     def _take_decisions(self, records: Sequence[Record]) -> None:
         rows: dict[Partition, list[dict[str, Any]]] = {}
@@ -154,11 +160,16 @@ class Historian:
                 self.rejected.append(Rejected(record, reason(error)))
                 continue
             if not self.forgotten.holds(decision.customer_id, record.timestamp):
-                mine = rows.setdefault(Partition(record.topic, record.partition), [])
+                mine = rows.setdefault(_partition(record), [])
                 mine.append(_decision_row(decision, record))
         for partition, mine in rows.items():
             came = pa.Table.from_pylist(mine, SCHEMAS[DECISIONS])
-            self._keep(DECISIONS, self._new(came, partition, mine[0]["decision_position"], (DECISIONS,)))
+            new = self._new(came, partition, mine[0]["decision_position"], (DECISIONS,))
+            self._keep(DECISIONS, partition, new)
+
+
+def _partition(record: Record) -> Partition:
+    return Partition(record.topic, record.partition)
 
 
 def newly_sent(rows: pa.Table, origin: tuple[str, str], reached: dict[int, int]) -> npt.NDArray[np.bool_]:
@@ -219,12 +230,8 @@ class Progress:
 
     def reached(self, offsets: Mapping[Partition, int]) -> None:
         """Everything before these offsets is in the history."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         for partition, offset in offsets.items():
-            file = self._file(partition)
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(str(offset))
-            temporary.rename(file)
+            replaced(self._file(partition), str(offset))
 
     def missing(self, ends: Mapping[Partition, int]) -> int:
         """Records before these offsets that are not in the history yet."""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,12 +53,15 @@ DAY_US = 86_400 * 1_000_000
 COMPACTED_ROWS = 10_000
 SMALL_ROWS = COMPACTED_ROWS // 2
 """A file of fewer rows may be merged with others; one of as many stays as it is."""
+PIECE_ROWS = 1_000
+"""Of a merged file that are in memory together."""
 STALE_S = 3_600.0
 """A temporary file this old belongs to a process that died."""
 
 _EPOCH = date(1970, 1, 1)
 _METADATA = b"tollgate"
 _LOG_NAME = re.compile(r"p(\d+)-(\d+)-(\d+)\.parquet")
+_COMPACT_NAME = re.compile(r"compact-(\d+)-[0-9a-f]+\.parquet")
 _READ_AGAIN = 5
 _Found = TypeVar("_Found")
 
@@ -254,19 +258,17 @@ class History:
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """Rows with event time in [start_us, end_us), by day, without any other order."""
-        return _steady(lambda: self._scan(table, start_us, end_us, columns))
-
-    def _scan(
-        self, table: str, start_us: int | None, end_us: int | None, columns: Sequence[str] | None
-    ) -> pa.Table:
-        files = [str(file) for day in self.days(table, start_us, end_us) for file in self._files(table, day)]
-        found = ds.dataset(files, schema=SCHEMAS[table], format="parquet")
         names = SCHEMAS[table].names if columns is None else list(columns)
-        if table not in self._reach:
-            return found.to_table(columns=names, filter=between(start_us, end_us))
-        placed = list(dict.fromkeys([*names, "event_time_us", *PLACES[table]]))
-        rows = found.to_table(columns=placed, filter=between(start_us, end_us))
-        return _as_it_was(table, rows, self._reach[table]).select(names)
+        there = table in self._reach
+        placed = list(dict.fromkeys([*names, "event_time_us", *PLACES[table]])) if there else names
+        days = self.days(table, start_us, end_us)
+        parts = [_steady(partial(self._scan, table, day, between(start_us, end_us), placed)) for day in days]
+        rows = pa.concat_tables([empty(table).select(placed), *parts])
+        return _as_it_was(table, rows, self._reach[table]).select(names) if there else rows
+
+    def _scan(self, table: str, day: str, wanted: ds.Expression | None, columns: list[str]) -> pa.Table:
+        files = [str(file) for file in self._files(table, day)]
+        return ds.dataset(files, schema=SCHEMAS[table], format="parquet").to_table(columns, wanted)
 
     def days(self, table: str, start_us: int | None = None, end_us: int | None = None) -> list[str]:
         """Days (YYYY-MM-DD) of the table that may have event times in [start_us, end_us), in order."""
@@ -336,8 +338,7 @@ class History:
         changed_ns = folder.stat().st_mtime_ns
         if self._settled.get((folder, at_least)) == changed_ns:
             return 0
-        _repair(folder)
-        small = [file for file in _current(folder) if pq.read_metadata(file).num_rows < SMALL_ROWS]
+        small = [file for file in _repair(folder) if _rows(file) < SMALL_ROWS]
         if len(small) < at_least:
             self._settled[folder, at_least] = changed_ns
             return 0
@@ -464,14 +465,21 @@ def _digest(rows: pa.Table) -> str:
 
 
 def _write(folder: Path, name: str, rows: pa.Table, contents: _Contents) -> None:
+    _write_all(folder, name, [rows], rows.schema, contents)
+
+
+def _write_all(
+    folder: Path, name: str, parts: Iterable[pa.Table], schema: pa.Schema, contents: _Contents
+) -> None:
     """Put a file into place whole: a reader, and a machine that loses power, has all of it or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("wb") as file:
-            pq.write_table(
-                rows.replace_schema_metadata({_METADATA: _encoded(contents)}), file, compression="zstd"
-            )
+            told = schema.with_metadata({_METADATA: _encoded(contents)})
+            with pq.ParquetWriter(file, told, compression="zstd") as writer:
+                for part in parts:
+                    writer.write_table(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(folder / name)
@@ -481,14 +489,14 @@ def _write(folder: Path, name: str, rows: pa.Table, contents: _Contents) -> None
     synced(folder)
 
 
-def _contents(table: str, rows: pa.Table, replaces: Iterable[str] = ()) -> _Contents:
+def _contents(table: str, rows: pa.Table) -> _Contents:
     partition, position = (rows[name].to_numpy() for name in PLACES[table])
     segments = {}
     for one in np.unique(partition).tolist():
         mine = rows.filter(pa.array(partition == one))
         held = position[partition == one]
         segments[one] = Segment(int(held.min()), int(held.max()), _origins(table, mine))
-    return _Contents(segments, frozenset(replaces))
+    return _Contents(segments, frozenset())
 
 
 def _origins(table: str, rows: pa.Table) -> dict[int, int]:
@@ -516,12 +524,27 @@ def _contents_of(file: Path) -> _Contents:
 
 def _current(folder: Path) -> list[Path]:
     """Files of a day, without those that another file has replaced."""
-    files = sorted(folder.glob("*.parquet"))
-    compacted = [file for file in files if file.name.startswith("compact-")]
-    replaced = (
-        {name for file in compacted for name in _contents_of(file).replaces} if len(files) > 1 else set()
-    )
-    return [file for file in files if file.name not in replaced]
+    return _listed(folder)[0]
+
+
+def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of a day that count, and those that another file has replaced."""
+    files = _of_one_moment(folder)
+    compacted = [file for file in files if file.name.startswith("compact-")] if len(files) > 1 else []
+    replaced = {name for file in compacted for name in _contents_of(file).replaces}
+    current = [each for each in files if each.name not in replaced]
+    return current, [each for each in files if each.name in replaced]
+
+
+def _of_one_moment(folder: Path) -> list[Path]:
+    """Its files, in order: a long look might show neither what was merged meanwhile nor what came of it."""
+    files: list[Path] = []
+    for _ in range(_READ_AGAIN if folder.exists() else 0):
+        changed_ns = folder.stat().st_mtime_ns
+        files = sorted(folder.glob("*.parquet"))
+        if folder.stat().st_mtime_ns == changed_ns:
+            break
+    return files
 
 
 def _last_positions(folder: Path) -> dict[int, int]:
@@ -550,14 +573,21 @@ def _raise(greatest: dict[int, int], found: Mapping[int, int]) -> None:
         greatest[key] = max(value, greatest.get(key, value))
 
 
-def _repair(folder: Path) -> None:
-    current = set(_current(folder))
-    for file in folder.glob("*.parquet"):
-        if file not in current:
-            file.unlink()
+def _repair(folder: Path) -> list[Path]:
+    """Delete what other files have replaced; gives what counts."""
+    current, replaced = _listed(folder)
+    for file in replaced:
+        file.unlink()
     for file in folder.glob(".*.tmp"):
         if _stale(file):
             file.unlink()
+    return current
+
+
+def _rows(file: Path) -> int:
+    """So many rows a file has, or had before some were taken out."""
+    named = _COMPACT_NAME.fullmatch(file.name)
+    return int(named[1]) if named else int(pq.read_metadata(file).num_rows)
 
 
 def _rewrite(file: Path, changed: Callable[[pa.Table], pa.Table]) -> int:
@@ -600,7 +630,7 @@ def _packed(files: Sequence[Path]) -> Iterator[list[Path]]:
     group: list[Path] = []
     held = 0
     for file in files:
-        rows = pq.read_metadata(file).num_rows
+        rows = _rows(file)
         if held + rows > COMPACTED_ROWS:
             yield group
             group, held = [], 0
@@ -609,12 +639,32 @@ def _packed(files: Sequence[Path]) -> Iterator[list[Path]]:
     yield group
 
 
+def _merged(files: Sequence[Path]) -> _Contents:
+    """What the files say about themselves, together: they may know of rows that were taken out since."""
+    segments: dict[int, Segment] = {}
+    for file in files:
+        for key, each in _contents_of(file).segments.items():
+            known = segments.get(key, each)
+            origins = dict(known.origins)
+            _raise(origins, each.origins)
+            segments[key] = Segment(min(known.first, each.first), max(known.last, each.last), origins)
+    return _Contents(segments, frozenset(file.name for file in files))
+
+
 def _merge(table: str, folder: Path, files: Sequence[Path]) -> int:
-    rows = ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format="parquet").to_table()
-    rows = rows.sort_by([(name, "ascending") for name in PLACES[table]])
-    replaced = {file.name for file in files}
-    name = hashlib.sha256("\0".join(sorted(replaced)).encode()).hexdigest()[:16]
-    _write(folder, f"compact-{name}.parquet", rows, _contents(table, rows, replaced))
+    contents, rows = _merged(files), sum(map(_rows, files))
+    name = hashlib.sha256("\0".join(sorted(contents.replaces)).encode()).hexdigest()[:16]
+    _write_all(folder, f"compact-{rows}-{name}.parquet", _pieces(table, files), SCHEMAS[table], contents)
     for file in files:
         file.unlink(missing_ok=True)
     return len(files)
+
+
+def _pieces(table: str, files: Sequence[Path]) -> Iterator[pa.Table]:
+    """The files' rows, file by file, with few of them in memory: who merges has little of it."""
+    held: list[pa.Table] = []
+    for file in files:
+        held.append(completed(table, pq.ParquetFile(file).read(use_threads=False)))
+        if sum(each.num_rows for each in held) >= PIECE_ROWS or file == files[-1]:
+            yield pa.concat_tables(held)
+            held = []

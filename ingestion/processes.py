@@ -9,7 +9,7 @@ from infra import logs, ready
 from infra.settings import load
 from infra.signals import stop_signal
 from ingestion import history as tables
-from ingestion.broker import BrokerError, Consumer, Partition, Producer
+from ingestion.broker import Consumer, Partition, Producer
 from ingestion.forgotten import Forgotten
 from ingestion.historian import FLUSH_ROWS, GROUP, TOPICS, Historian, Progress, encoded_reason
 from ingestion.history import History
@@ -130,14 +130,10 @@ class Loop:
         """These are ours from now on."""
         self._historian.assigned(partitions)
 
-    def revoked(self, partitions: Sequence[Partition]) -> None:  # noqa: ARG002
-        """These will be another's; say how far we came while we may."""
-        try:
-            self.finish()
-        except (BrokerError, OSError) as error:
-            log.warning("partitions went before their offsets were committed: %s", error)
-        self._historian.revoked()
-        self._unsaid = {}
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """These are another's, who goes on from what was committed: it knows what is in the files already."""
+        self._historian.revoked(partitions)
+        self._unsaid = {each: offset for each, offset in self._unsaid.items() if each not in partitions}
 
 
 def tidy(history: History) -> None:
@@ -156,7 +152,8 @@ def retire(history: History, retention_days: float) -> None:
         days = history.days(table)
         if not days:
             continue
-        oldest_us = tables.day_start_us(days[-1]) - int(retention_days * tables.DAY_US)
+        newest = min(days[-1], tables.day_of(time.time_ns() // 1_000))  # a clock that is wrong ages nothing
+        oldest_us = tables.day_start_us(newest) - int(retention_days * tables.DAY_US)
         if gone := history.prune(table, tables.day_of(oldest_us)):
             log.info("retired", extra={"facts": {"table": table, "days": len(gone), "last": gone[-1]}})
 

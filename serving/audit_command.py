@@ -136,7 +136,12 @@ def run(
             ends = _still(chosen, began + patience_s)
             waited_s = time.monotonic() - began
             found = _Look(chosen, store, accepted, task).all()
-            if _moved(chosen, ends) or (_awaits(found) and time.monotonic() < began + patience_s):
+            moved, patient = _moved(chosen, ends), time.monotonic() < began + patience_s
+            if moved and not patient:
+                raise UserError(
+                    f"events still came after {patience_s:g} s: stop what sends, or give more --patience."
+                )
+            if moved or (_awaits(found) and patient):
                 time.sleep(PAUSE_S)
                 continue
             return _audited(found, waited_s, time.monotonic() - began)

@@ -1,7 +1,8 @@
 """Connections to clients that are slow, silent or too many: none of them holds memory or a place for ever.
 
-Uvicorn times only the idle time between two requests. Here each connection also has so long to send a request
-from its first byte, or from its own beginning, and so long to take an answer.
+Uvicorn times only the idle time between two requests, and bounds neither a request's head nor how many
+requests come ahead of their answers. Here each connection has so long to send a request from its first byte,
+or from its own beginning, so long to take an answer, and so many bytes and requests to send meanwhile.
 """
 
 import asyncio
@@ -21,6 +22,10 @@ from serving.admission import rendered, type_of_answer
 
 LOOK_EVERY_S = 1.0
 KEEP_ALIVE_S = 5
+MOST_AHEAD = 64
+"""Requests of a connection that wait for the answers to those before them."""
+MOST_HEAD_BYTES = 64 * 1_024
+"""Of a request's head, after what came with its beginning, which is one read of the kernel's."""
 BACKLOG = 1_024
 """Connections that the kernel holds until they are taken."""
 
@@ -76,6 +81,7 @@ class Connection(HttpToolsProtocol):
         self._answered: RequestResponseCycle | None = None
         self._stuck_since: float | None = None
         self._coming_since: float | None = self.loop.time()
+        self._head_bytes: int | None = None
         self._look = self.loop.call_later(self._limits.look_s, self._watch)
         most = self._limits.connections
         if len(self.connections) > most:
@@ -90,10 +96,35 @@ class Connection(HttpToolsProtocol):
             self._answered.message_event.set()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; a head without an end is refused."""
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self._refuse_head()
+                return
+        super().data_received(data)
+        if self._coming_since is None and self._idle() and self.timeout_keep_alive_task is None:
+            self._coming_since = self.loop.time()  # empty lines end uvicorn's own wait and begin no request
+
     def on_message_begin(self) -> None:
         """Its request begins to come."""
         self._coming_since = self.loop.time()
+        self._head_bytes = 0
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head of its request is there."""
+        self._head_bytes = None
+        if len(self.pipeline) >= MOST_AHEAD:
+            self._drop()
+            raise ValueError("too many requests came ahead of their answers")
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Tell a client that is still there that this is no HTTP."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
 
     def on_message_complete(self) -> None:
         """Its request is there."""
@@ -135,6 +166,20 @@ class Connection(HttpToolsProtocol):
                 f"expected a request within {self._limits.read_s:g} s, came a part of one; send it at once"
             )
             self._end(rendered(408, "Request Timeout", detail))
+
+    def _refuse_head(self) -> None:
+        """An answer would come between those that wait; without any, it says what is wrong."""
+        if self.cycle is not None and not self._idle():
+            self._drop()
+            return
+        detail = (
+            f"expected a head of at most {MOST_HEAD_BYTES:,} bytes, came more; send fewer and shorter headers"
+        )
+        self._end(rendered(431, "Request Header Fields Too Large", detail))
+
+    def _idle(self) -> bool:
+        """Whether all requests that came are answered."""
+        return self.cycle is not None and self.cycle.response_complete and not self.pipeline
 
     def _drop(self) -> None:
         """End the connection and forget what was not taken, in the kernel too."""

@@ -17,6 +17,7 @@ from infra import progress, settings
 from infra.errors import UserError
 from infra.progress import Display
 from infra.settings import Settings
+from ingestion.broker import SEGMENTS_KEPT
 from ingestion.forgotten import Forgotten
 from ingestion.pseudonyms import Pseudonyms
 from ingestion.topics import DECISIONS, PRODUCT_COUNTED, TERMINAL_STREAM
@@ -105,7 +106,8 @@ def run(chosen: Settings, customer: str, display: Display) -> Done:
     finally:
         store.close()
     task.finish("nowhere found" if not found.places else "still found")
-    return _done(len(ids), removed, found, chosen.topics.retention_days, time.monotonic() - began)
+    kafka_days = chosen.topics.retention_days * (1 + 1 / SEGMENTS_KEPT)
+    return _done(len(ids), removed, found, kafka_days, time.monotonic() - began)
 
 
 def _done(payments: int, removed: dict[str, int], found: Found, kafka_days: float, seconds: float) -> Done:
@@ -136,8 +138,13 @@ def _rewrite_log(store: Connection) -> None:
     (kept,) = store.execute([("CONFIG", "GET", "appendonly")])
     if list(kept[1:]) != [b"yes"]:
         return
-    store.execute([("BGREWRITEAOF",)])
     end = time.monotonic() + REWRITE_PATIENCE_S
+    _await_rewrite(store, end)  # it refuses a second one, and the one under way may have begun before
+    store.execute([("BGREWRITEAOF",)])
+    _await_rewrite(store, end)
+
+
+def _await_rewrite(store: Connection, end: float) -> None:
     while b"aof_rewrite_in_progress:1" in (state := store.execute([("INFO", "persistence")])[0]) or (
         b"aof_rewrite_scheduled:1" in state
     ):

@@ -162,7 +162,12 @@ class File:
 
     def read(self, at: int = 0, size: int | None = None) -> bytes:
         """Bytes from an offset on."""
-        return os.pread(self._handle, os.fstat(self._handle).st_size if size is None else size, at)
+        return os.pread(self._handle, self.size if size is None else size, at)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return os.fstat(self._handle).st_size
 
     def clear(self) -> None:
         """Make it empty."""
@@ -216,20 +221,22 @@ class Outbox:
 
     async def _write(self) -> None:
         """Group commit: what comes while a sync is under way goes into the next one."""
-        while self._gathered:
-            puts, self._gathered = self._gathered, []
-            groups = [[(each, frame(each)) for each in kept] for kept, _, _ in puts]
-            at, taken = self._end, []
-            for group, (_, way, done) in zip(groups, puts, strict=True):
-                size = sum(len(data) for _, data in group)
-                if refusal := self._refusal(at + size, max((len(data) for _, data in group), default=0)):
-                    _fail(done, refusal)
-                else:
-                    taken.append((group, way, done))
-                    at += size
-            if taken:
-                await self._append(taken)
-        self._writing = None
+        try:
+            while self._gathered:
+                puts, self._gathered = self._gathered, []
+                groups = [[(each, frame(each)) for each in kept] for kept, _, _ in puts]
+                at, taken = self._end, []
+                for group, (_, way, done) in zip(groups, puts, strict=True):
+                    size = sum(len(data) for _, data in group)
+                    if refusal := self._refusal(at + size, max((len(data) for _, data in group), default=0)):
+                        _fail(done, refusal)
+                    else:
+                        taken.append((group, way, done))
+                        at += size
+                if taken:
+                    await self._append(taken)
+        finally:
+            self._writing = None
 
     async def _append(
         self, taken: Sequence[tuple[Sequence[tuple[Kept, bytes]], Way | None, asyncio.Future[None]]]
@@ -299,8 +306,10 @@ class Outbox:
         loop, taken = asyncio.get_running_loop(), 0
         for left in await loop.run_in_executor(self._disk, lambda: list(File.left_behind(self._folder))):
             try:
+                if refusal := self._refusal(self._end + left.size, 0):
+                    raise refusal
                 taken += await self._copy(left)
-            except OutboxFullError as error:
+            except (OutboxFullError, OSError) as error:
                 log.warning("%s is left for later: %s", left.path, error)
                 left.close()
             else:

@@ -307,8 +307,8 @@ class Publisher:
                 if self._broken:
                     await self._reconnect()
                 await self._send_waiting()
-            except BrokerError as error:
-                log.debug("%s", error)
+            except (BrokerError, OSError, ValueError) as error:  # the disk may fail, too
+                log.log(logging.DEBUG if isinstance(error, BrokerError) else logging.WARNING, "%s", error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
@@ -349,13 +349,12 @@ class Publisher:
     async def _take_over(self) -> None:
         while True:
             try:
-                taken = await self._outbox.take_over()
-            except OSError as error:
+                await self._outbox.take_over()
+            except (OSError, ValueError) as error:
                 log.warning("the outbox of others could not be looked at: %s", error)
-            else:
-                if taken:
-                    self._watcher.outbox(len(self._outbox))
-                    self._work.set()
+            if len(self._outbox):
+                self._watcher.outbox(len(self._outbox))
+                self._work.set()
             await asyncio.sleep(TAKE_OVER_EVERY_S)
 
     async def close(self) -> None:

@@ -114,7 +114,8 @@ class Worker:
         self._beat()
         self._throttle()
         with timings.stage("poll"):
-            records = self._still_ours() + self._consumer.poll(wait_ms)
+            came = self._consumer.poll(wait_ms)
+        records = self._still_ours() + came
         standing = self._halted or self._consumer.rebalancing()
         self._held = records if standing else []
         if standing:

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,6 +254,24 @@ class TestCompaction:
         assert sum(count < 3 for count in counts) < 5
         assert len(ids(history)) == 90
 
+    def test_what_another_process_writes_meanwhile_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        history, listed, places = self.filled(tmp_path), tables._listed, iter([40, 41, 42, 43])
+
+        def slowly(folder: Path) -> tuple[list[Path], list[Path]]:
+            found = listed(folder)
+            with monkeypatch.context() as fast:
+                fast.setattr(tables, "_listed", listed)
+                History(tmp_path).append(TRANSACTIONS, payments([next(places)], partition=7))
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(tables, "_listed", slowly)
+            history.repair()
+            history.compact(TRANSACTIONS, "1970-01-02")
+        assert {"t7-0-40", "t7-0-41", "t7-0-42"} <= set(ids(history))
+
     def test_a_day_that_did_not_change_is_not_looked_at_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -361,13 +380,22 @@ class TestHistorian:
         messages = [message(offset, [(f"t{offset}", 0, offset)]) for offset in range(4)]
         ours.take(messages[:1])
         ours.flush()
-        ours.revoked()
+        ours.revoked([Partition(TERMINAL_STREAM, 0)])
         theirs.take(messages[1:3])
         theirs.flush()
         ours.assigned([Partition(TERMINAL_STREAM, 0)])
         ours.take(messages[2:])
         ours.flush()
         assert ids(ours.history) == ["t0", "t1", "t2", "t3"]
+
+    def test_what_is_not_another_s_now_is_kept(self, tmp_path: Path) -> None:
+        """What went is neither written nor committed: its next owner reads it again."""
+        ours = Historian(History(tmp_path))
+        staying = message(7, [("t7", 0, 1)], partition=1)
+        ours.take([message(0, [("t0", 0, 0)]), staying, Message(DECISIONS_TOPIC, 4, b"{")])
+        ours.revoked([Partition(TERMINAL_STREAM, 0), Partition(DECISIONS_TOPIC, 0)])
+        assert (ours.flush(), ours.rejected) == ({Partition(TERMINAL_STREAM, 1): 8}, [])
+        assert ids(ours.history) == ["t7"]
 
     def test_decisions_keep_their_features_and_a_bad_one_is_told(self, tmp_path: Path) -> None:
         decision = {
@@ -435,12 +463,14 @@ class TestRewriting:
         assert ids(history) == ["t0-0-1", "t0-0-4", "t0-0-5", "t0-1-6", "t0-1-7"]
         assert history.rewrite(TRANSACTIONS, self.without("t0-0-2")) == 0
 
-    @pytest.mark.parametrize("compacted", [False, True])
-    def test_what_went_is_still_known_when_it_comes_again(self, tmp_path: Path, compacted: bool) -> None:
+    @pytest.mark.parametrize("compacted", ["never", "before", "after"])
+    def test_what_went_is_still_known_when_it_comes_again(self, tmp_path: Path, compacted: str) -> None:
         history = self.filled(tmp_path)
-        if compacted:
+        if compacted == "before":
             history.compact(TRANSACTIONS, "1970-01-02", at_least=2)
         assert history.rewrite(TRANSACTIONS, self.without("t0-0-4", "t0-0-5")) == 2
+        if compacted == "after":
+            assert history.compact(TRANSACTIONS, "1970-01-02", at_least=2) == 2
         assert History(tmp_path).append(TRANSACTIONS, payments([1, 2, 3, 4, 5])) == 0
         history.forget_positions()
         assert ids(history) == ["t0-0-1", "t0-0-2", "t0-0-3", "t0-1-6", "t0-1-7"]
@@ -473,6 +503,13 @@ class TestRetention:
         retire(history, retention_days=0.5)
         assert ids(history) == ["t0-40-41"]
         assert retire(History(tmp_path / "empty"), 1) is None
+
+    def test_an_event_of_a_day_to_come_ages_no_other(self, tmp_path: Path) -> None:
+        history, today = History(tmp_path), time.time_ns() // 1_000 // DAY_US
+        both = [payments([1], day=today + 9_999), payments([2], day=today)]
+        history.append(TRANSACTIONS, pa.concat_tables(both))
+        retire(history, retention_days=30)
+        assert len(history.days(TRANSACTIONS)) == 2
 
     def test_the_process_lets_days_retire(self, tmp_path: Path) -> None:
         history, now = History(tmp_path), [0.0]

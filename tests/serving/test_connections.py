@@ -161,6 +161,42 @@ def _reset(client: socket.socket) -> bool:
     return bool(client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_who_sends_too_much_ahead_is_cut_off(connected: Connect, loop: str) -> None:
+    app = Echo()
+    with serving(app, loop) as port:
+        client = connected(port)
+        with suppress(OSError):
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n" * 20_000)
+        until(lambda: _reset(client))
+        until(lambda: app.busy == 0)
+        assert _answers(connected(port))
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nX: ", b"GET /", b"GET / HTTP/1.1\r\n"])
+def test_a_head_without_end_is_refused(connected: Connect, head: bytes) -> None:
+    with serving(Echo(b"here")) as port:
+        client = connected(port)
+        client.sendall(head)
+        more = b"A: b\r\n" * 1_000 if head.endswith(b"\r\n") else b"x" * 6_000
+        with suppress(OSError):
+            for _ in range(200):
+                client.sendall(more)
+                time.sleep(0.001)
+        assert "shorter headers" in problem(everything(client), 431)["detail"]
+
+
+def test_empty_lines_keep_no_connection(connected: Connect) -> None:
+    with serving(Echo(b"here"), read_timeout_s=0.3) as port:
+        client = connected(port)
+        client.sendall(post(b"", 0))
+        assert everything(client, most=15).startswith(b"HTTP/1.1 200 ")
+        time.sleep(0.2)
+        client.sendall(b"\r\n")
+        with pytest.raises(ConnectionResetError):
+            everything(client)
+
+
 def test_no_more_connections_than_settings_say(connected: Connect) -> None:
     with serving(Echo(b"here"), max_connections=5) as port:
         kept = [connected(port) for _ in range(5)]
