@@ -379,8 +379,10 @@ class Consumer:
         before, it does not wait at all: it looks as fast as it can, and leaves a callback each time at the
         fetch that is under way. Without this a silent broker costs every reader a core and 30 MB a second.
         """
-        if self._kafka._coordinator.time_to_next_heartbeat() > 0:
-            return wait_ms
+        coordinator = self._kafka._coordinator
+        settled = coordinator.state is MemberState.STABLE and not coordinator.need_rejoin()
+        if not settled or coordinator.time_to_next_heartbeat() > 0:
+            return wait_ms  # who joins needs the time
         time.sleep(wait_ms / 1e3)
         return 0
 
