@@ -94,6 +94,7 @@ def test_a_worker_that_was_stopped_for_so_long_that_another_took_over(servers: S
             decided.await_more(1, other.assert_lives)
             assert decided.count() >= sent, "the other has not taken over"
             stopped.signal(signal.SIGCONT)
+            until(lambda: not stopped.lives())  # it finds its connection closed, sooner or later
             decided.await_settled(servers, Tend([stopped, other]))
             other.kill()
         Tend([stopped])()
