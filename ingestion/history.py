@@ -338,12 +338,14 @@ class History:
         changed_ns = folder.stat().st_mtime_ns
         if self._settled.get((folder, at_least)) == changed_ns:
             return 0
-        small = [file for file in _repair(folder) if _rows(file) < SMALL_ROWS]
+        counts = {file: _rows(file) for file in _repair(folder)}
+        small = {file: rows for file, rows in counts.items() if rows < SMALL_ROWS}
         if len(small) < at_least:
             self._settled[folder, at_least] = changed_ns
             return 0
         fewest = min(2, at_least)
-        return sum(_merge(table, folder, files) for files in _packed(small) if len(files) >= fewest)
+        groups = (group for group in _packed(small) if len(group) >= fewest)
+        return sum(_merge(table, folder, group, sum(small[file] for file in group)) for group in groups)
 
     def rewrite(self, table: str, changed: Callable[[pa.Table], pa.Table]) -> int:
         """Put other rows in place of a table's, file by file; gives how many are gone or not as they were.
@@ -625,12 +627,11 @@ def _move(complete: Path, folder: Path) -> None:
     shutil.rmtree(complete)
 
 
-def _packed(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """The files in groups of at most `COMPACTED_ROWS` rows."""
+def _packed(counts: Mapping[Path, int]) -> Iterator[list[Path]]:
+    """Files of so many rows in groups of at most `COMPACTED_ROWS`."""
     group: list[Path] = []
     held = 0
-    for file in files:
-        rows = _rows(file)
+    for file, rows in counts.items():
         if held + rows > COMPACTED_ROWS:
             yield group
             group, held = [], 0
@@ -651,8 +652,8 @@ def _merged(files: Sequence[Path]) -> _Contents:
     return _Contents(segments, frozenset(file.name for file in files))
 
 
-def _merge(table: str, folder: Path, files: Sequence[Path]) -> int:
-    contents, rows = _merged(files), sum(map(_rows, files))
+def _merge(table: str, folder: Path, files: Sequence[Path], rows: int) -> int:
+    contents = _merged(files)
     name = hashlib.sha256("\0".join(sorted(contents.replaces)).encode()).hexdigest()[:16]
     _write_all(folder, f"compact-{rows}-{name}.parquet", _pieces(table, files), SCHEMAS[table], contents)
     for file in files:
