@@ -380,8 +380,9 @@ class Consumer:
         fetch that is under way. Without this a silent broker costs every reader a core and 30 MB a second.
         """
         coordinator = self._kafka._coordinator
-        settled = coordinator.state is MemberState.STABLE and not coordinator.need_rejoin()
-        if not settled or coordinator.time_to_next_heartbeat() > 0:
+        if coordinator.time_to_next_heartbeat() > 0:
+            return wait_ms
+        if coordinator.state is not MemberState.STABLE or coordinator.need_rejoin():
             return wait_ms  # who joins needs the time
         time.sleep(wait_ms / 1e3)
         return 0
