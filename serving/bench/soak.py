@@ -30,10 +30,7 @@ from ingestion.broker import Consumer, Partition, Producer, group_offsets
 from ingestion.simulators.columns import take
 from ingestion.simulators.payments import Payments, simulate
 from ingestion.simulators.wire import transactions
-from ingestion.topics import (
-    DECISIONS,
-    TRANSACTIONS,
-)
+from ingestion.topics import DECISIONS, TRANSACTIONS
 from serving.bench.cores import Cores
 from serving.bench.open_load import KINDS, LISTED, POOL, Calls, Plan, Sent
 from serving.bench.slopes import Slope, slope
