@@ -8,7 +8,6 @@ import difflib
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -30,7 +29,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from infra import keys, objectives
 from infra.errors import UserError
-from infra.toml_lines import line_of
+from infra.layers import Layer, Location, Tree, from_file, merged, told
 
 DEFAULTS = Path(__file__).with_name("config") / "tollgate.toml"
 
@@ -461,32 +460,6 @@ class _Environment(Settings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOLLGATE_", env_nested_delimiter="__")
 
 
-Tree = dict[str, Any]
-Location = tuple[str | int, ...]
-
-
-class _Layer:
-    """One source of values: a file, or the environment."""
-
-    def __init__(self, path: Path | None, values: Tree, text: str = "") -> None:
-        self.path, self.values, self.text = path, values, text
-
-    def holds(self, location: Location) -> bool:
-        """Whether a value, or a value inside it, comes from here."""
-        node: Any = self.values
-        for key in location:
-            if not _has(node, key):
-                return False
-            node = node[key]
-        return True
-
-    def place(self, location: Location) -> str:
-        """Where a person finds the value: `file:line`, or the name of the variable."""
-        if self.path is None:
-            return "TOLLGATE_" + "__".join(str(key) for key in location).upper()
-        return f"{self.path}:{line_of(self.text, location)}"
-
-
 def load(over: Path | None = None) -> Settings:
     """Read the settings afresh.
 
@@ -498,9 +471,9 @@ def load(over: Path | None = None) -> Settings:
     """
     layers, home = _layers()
     if over is not None:
-        layers = [*layers, _file(over, "expected a TOML file")]
+        layers = [*layers, from_file(over, "expected a TOML file")]
     try:
-        return Settings(**{**_merged(layers), "home": home})
+        return Settings(**{**merged(layers), "home": home})
     except ValidationError as error:
         raise UserError(_sentence(error, layers)) from None
 
@@ -517,7 +490,7 @@ def refusal(location: Location, reason: str) -> UserError:
         location: such as `("fraud", "rules", 0, "when")`.
         reason: what was expected and what came, without a full stop.
     """
-    return UserError(_told(location, location, reason, _layers()[0]))
+    return UserError(told(location, location, reason, _layers()[0]))
 
 
 def policy_version(section: Section) -> str:
@@ -539,11 +512,11 @@ def secrets_file(home: Path) -> Path:
     return home / "secrets.toml"
 
 
-def _layers() -> tuple[list[_Layer], Path]:
+def _layers() -> tuple[list[Layer], Path]:
     """All sources, later wins, and the home folder that they agree on."""
-    environment = _Layer(None, _environment())
-    layers = [_file(path) for path in _files()]
-    home = Path(str(_merged([*layers, environment])["home"])).expanduser().absolute()
+    environment = Layer(None, _environment())
+    layers = [from_file(path) for path in _files()]
+    home = Path(str(merged([*layers, environment])["home"])).expanduser().absolute()
     return [*layers, *_running(home), *_secret(home), environment], home
 
 
@@ -567,82 +540,32 @@ def _environment() -> Tree:
         raise UserError(f"environment: {error}; expected JSON in this variable.") from None
 
 
-def _file(path: Path, lacking: str = "TOLLGATE_CONFIG must name a TOML file") -> _Layer:
-    try:
-        text = path.read_text("utf-8")
-        return _Layer(path, tomllib.loads(text), text)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {lacking}.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: expected TOML: {error}.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: expected TOML in UTF-8.") from None
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{path}: expected TOML of less depth and shorter numbers: {error}.") from None
-
-
-def _running(home: Path) -> list[_Layer]:
+def _running(home: Path) -> list[Layer]:
     path = addresses_file(home)
     if not path.exists():
         return []
     try:
-        return [_Layer(path, {"addresses": json.loads(path.read_text("utf-8"))}, path.read_text("utf-8"))]
+        return [Layer(path, {"addresses": json.loads(path.read_text("utf-8"))}, path.read_text("utf-8"))]
     except ValueError:
         raise UserError(f"{path}: expected JSON; run `tollgate down` and `tollgate up`.") from None
 
 
-def _secret(home: Path) -> list[_Layer]:
+def _secret(home: Path) -> list[Layer]:
     path = secrets_file(home)
     if not path.exists():
         return []
     if path.stat().st_mode & 0o077:
         raise UserError(f"{path}: others may read it; expected mode 0600: run `chmod 600 {path}`.")
-    return [_file(path)]
+    return [from_file(path)]
 
 
-def _merged(layers: list[_Layer]) -> Tree:
-    merged: Tree = {}
-    for layer in layers:
-        merged = _over(merged, layer.values)
-    return merged
-
-
-_ONE_VALUE = {"objective"}
-"""Names of values that may be written as a table."""
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """Tables merge key by key; anything else, lists and mixed objectives too, is replaced whole."""
-    both = (below.keys() & above.keys()) - _ONE_VALUE
-    tables = [key for key in both if _is_table(below[key]) and _is_table(above[key])]
-    return {**below, **above, **{key: _over(below[key], above[key]) for key in tables}}
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _has(node: object, key: str | int) -> bool:
-    if isinstance(node, list):
-        return isinstance(key, int) and key < len(node)
-    return isinstance(node, dict) and key in node
-
-
-def _sentence(error: ValidationError, layers: list[_Layer]) -> str:
+def _sentence(error: ValidationError, layers: list[Layer]) -> str:
     """The first wrong value; the others will be told after it is put right."""
     first = error.errors(include_url=False)[0]
     location: Location = first["loc"]
     found = location if first["type"] != "missing" else location[:-1]
     expected = _expected(first["type"], first["msg"], str(location[-1]))
-    return _told(location, found, f"{expected}{_came(first)}", layers)
-
-
-def _told(location: Location, found: Location, reason: str, layers: list[_Layer]) -> str:
-    """The reason with the value's name, after the place of `found`: it, or the table that lacks it."""
-    source = next(layer for layer in reversed(layers) if layer.holds(found) or layer is layers[0])
-    return f"{source.place(found)}: {'.'.join(str(key) for key in location)}: {reason}."
+    return told(location, found, f"{expected}{_came(first)}", layers)
 
 
 def _expected(kind: str, message: str, name: str) -> str:
