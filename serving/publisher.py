@@ -132,6 +132,8 @@ class Publisher:
         self._bytes = 0
         self._patience = Patience(waits.acknowledge_s, self._look)
         self._work = asyncio.Event()
+        self._here = asyncio.Event()
+        """Set when the broker comes back."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, patience_s: float = 3.0) -> None:
@@ -158,10 +160,10 @@ class Publisher:
         """Return when the broker has all of them.
 
         Raises:
-            BrokerError: one was not acknowledged in time, though it may be yet; or the broker is away.
+            BrokerError: one was not acknowledged in time, though it may be yet; or the broker stays away.
         """
         if self._away:
-            raise BrokerError("the broker is away")
+            await self._return()
         under_way: list[Sending] = []
         for portion in portions(records, SENT_AT_ONCE):
             if under_way:
@@ -175,6 +177,14 @@ class Publisher:
         for error in errors:
             if error is not None:
                 raise error
+
+    async def _return(self) -> None:
+        """Wait a little for a broker that may only be late. BrokerError if it does not come back."""
+        try:
+            async with asyncio.timeout(self._waits.acknowledge_s):
+                await self._here.wait()
+        except TimeoutError:
+            raise BrokerError("the broker is away") from None
 
     async def deliver(self, kept: Sequence[Kept]) -> None:
         """Return when the broker has all of them, or the outbox.
@@ -280,6 +290,7 @@ class Publisher:
     def _went_away(self, why: str) -> None:
         if not self._away:
             self._away = True
+            self._here.clear()
             self._tell("Kafka is away: %s; what is decided waits in the outbox", why)
             self._watcher.away("broker", True)
         self._work.set()
@@ -287,6 +298,7 @@ class Publisher:
     def _came_back(self) -> None:
         if self._away:
             self._away = False
+            self._here.set()
             self._tell("Kafka acknowledges again; %s records wait in the outbox", str(len(self._outbox)))
             self._watcher.away("broker", False)
 
