@@ -8,6 +8,7 @@ them loads nothing of the rest: one that dies is replaced, and all end with it.
 import os
 import sys
 import tempfile
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,31 @@ def _alone(settings: Settings, host: str, port: int) -> None:
 
 def _together(settings: Settings, host: str, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="tollgate-metrics-") as folder:
+        _refuse_wrong_rules()
         os.environ[TOGETHER] = folder
         hear_of_deaths()
         _serve(settings, "serving.api_process:application", host, port, factory=True)
+
+
+def _refuse_wrong_rules() -> None:
+    """End with the sentence if a rule is wrong: each process would, and be replaced for ever.
+
+    It is found out by a process of its own: what compiles rules is large, and who watches lives long.
+    """
+    check = get_context("spawn").Process(target=_compile_rules)
+    check.start()
+    check.join()
+    if check.exitcode:
+        sys.exit(check.exitcode)
+
+
+def _compile_rules() -> None:
+    from training.rule_book import rule_book
+
+    try:
+        rule_book(load().fraud)
+    except UserError as error:
+        sys.exit(f"tollgate: {error}")
 
 
 def hear_of_deaths() -> None:

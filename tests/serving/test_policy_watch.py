@@ -125,8 +125,13 @@ def test_a_wrong_rule_is_refused_at_the_start(file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process", ["api", "worker", "retrainer"])
-def test_no_process_starts_with_a_wrong_rule(file: Path, process: str) -> None:
+@pytest.mark.parametrize(
+    ("process", "processes"), [("api", "1"), ("api", "2"), ("worker", "1"), ("retrainer", "1")]
+)
+def test_no_process_starts_with_a_wrong_rule(
+    file: Path, process: str, processes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOLLGATE_API__WORKERS", processes)
     file.write_text(RULE.format("amount >", "review"))
     command = [sys.executable, "-c", "from infra.cli import main; main()", "run", process]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
