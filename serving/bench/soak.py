@@ -8,10 +8,12 @@ stops growing and what still grows is a leak. Only the history on disk grows by 
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Annotated
 
 import numpy as np
@@ -76,7 +78,8 @@ class Soaked:
     rate_per_s: float
     calls: int
     refused: int
-    errors: int
+    errors: Mapping[str, int]
+    """What was neither accepted nor refused: such as `label 503`, and how often; 0 is no answer."""
     accepted_events: int
     decided: int
     """Decisions that came on the topic."""
@@ -103,7 +106,7 @@ class Soaked:
     def faults(self) -> list[str]:
         """What is not as it should be, in sentences."""
         limits = {
-            f"{self.errors} calls were neither accepted nor refused": self.errors == 0,
+            f"neither accepted nor refused: {_counted(self.errors)}": not self.errors,
             f"{self.decided} decisions on {self.accepted_events} payments": self.decided
             == self.accepted_events,
             f"these grow: {', '.join(self.growing)}": not self.growing,
@@ -165,7 +168,11 @@ def soaked(of: System, minutes: float, share: float, out: Path, display: Display
     task = display.task(f"Soak at {plan.rate:,.0f} calls/s", total=minutes, unit="minutes")
     samples = Samples(of, out, task)
     stream = ByKafka(of.chosen.addresses.kafka, plan.rate * BY_KAFKA)
-    with sending(plan) as result, Sampler(samples.look, SAMPLE_S), Sampler(stream.send_due, 0.2):
+    with (
+        sending(plan) as result,
+        Sampler(samples.look, SAMPLE_S, Random(plan.seed)),
+        Sampler(stream.send_due, 0.2),
+    ):
         sent = result()
     accepted = stream.close() + accepted_payments(sent.calls)
     drained(of, DRAINED_S)
@@ -181,6 +188,17 @@ def accepted_payments(calls: Calls) -> int:
         for kind, status in (("score", 200), ("list", 202))
     }
     return counts["score"] + LISTED * counts["list"]
+
+
+def wrong(calls: Calls) -> dict[str, int]:
+    """Calls that were neither accepted nor refused, by kind and status."""
+    fine = (calls.status >= 200) & (calls.status < 300) | (calls.status == 429)
+    of = zip(calls.kind[~fine].tolist(), calls.status[~fine].tolist(), strict=True)
+    return dict(Counter(f"{KINDS[kind]} {status}" for kind, status in of))
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} of {name}" for name, n in counts.items()) or "none"
 
 
 class ByKafka:
@@ -294,14 +312,15 @@ def drained(of: System, patience_s: float) -> None:
 
 
 def joined(taken: Sequence[Mapping[str, float]], calls: Calls) -> Series:
-    """The samples with the latencies of the calls due since the sample before."""
+    """The samples, each with the latencies of the calls that were due in its `SAMPLE_S`."""
     at_s = np.array([each["at_s"] for each in taken])
     values = {
         name: np.array([each.get(name, np.nan) for each in taken]) for name in taken[0] if name != "at_s"
     }
     accepted = (calls.status >= 200) & (calls.status < 300)
     due_s, took_ms = calls.due_s[accepted], (calls.done_s - calls.due_s)[accepted] * 1e3
-    parts = np.split(took_ms, np.searchsorted(due_s, at_s))[:-1]
+    edges = calls.due_s[0] + SAMPLE_S * np.arange(1, len(at_s) + 1)
+    parts = np.split(took_ms, np.searchsorted(due_s, edges))[:-1]
     for share in (50, 99):
         values[f"p{share} ms"] = np.array(
             [np.percentile(part, share) if len(part) else np.nan for part in parts]
@@ -315,14 +334,13 @@ def judged(plan: Plan, able: float, sent: Sent, accepted: int, decided: int, ser
     during = (series.minutes >= warm) & (series.minutes <= plan.seconds / 60.0)
     hours = series.minutes[during] / 60.0
     status = sent.calls.status
-    fine = (status >= 200) & (status < 300)
     return Soaked(
         minutes=plan.seconds / 60.0,
         capacity_per_s=able,
         rate_per_s=plan.rate,
         calls=len(status),
         refused=int((status == 429).sum()),
-        errors=int((~fine & (status != 429)).sum()),
+        errors=wrong(sent.calls),
         accepted_events=accepted,
         decided=decided,
         slopes={name: slope(hours, values[during]) for name, values in series.values.items()},
@@ -345,9 +363,9 @@ def _print(found: Soaked) -> None:
     console.print(table)
     console.print(
         f"Capacity {found.capacity_per_s:,.0f} calls/s. {found.calls:,} calls: {found.refused:,} refused,"
-        f" {found.errors} errors. {found.decided:,} decisions on {found.accepted_events:,} payments; at most"
-        f" {found.most_lag:,.0f} messages waited for the worker. The sender took"
-        f" {found.sender_core_share:.0%} of a core."
+        f" errors: {_counted(found.errors)}."
+        f" {found.decided:,} decisions on {found.accepted_events:,} payments; at most {found.most_lag:,.0f}"
+        f" messages waited for the worker. The sender took {found.sender_core_share:.0%} of a core."
     )
     if found.minutes < SHORT_MIN:
         console.print(f"What grows in less than {SHORT_MIN:g} minutes may only be warming up.")

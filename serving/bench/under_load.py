@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 
 import psutil
 
@@ -129,10 +130,14 @@ def sending(plan: Plan) -> Iterator[Callable[[], Sent]]:
 
 
 class Sampler:
-    """Looks at something every `every_s` seconds, in a thread, while it is open."""
+    """Looks at something every `every_s` seconds, in a thread, while it is open.
 
-    def __init__(self, look: Callable[[], None], every_s: float) -> None:
-        self._look, self._every_s = look, every_s
+    With `chance` it is at any moment of each of these times: what comes and goes at an even pace, such as
+    once a minute, would else be met ever more often, or ever more seldom, and look like a trend.
+    """
+
+    def __init__(self, look: Callable[[], None], every_s: float, chance: Random | None = None) -> None:
+        self._look, self._every_s, self._chance = look, every_s, chance
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._error: BaseException | None = None
@@ -150,11 +155,14 @@ class Sampler:
     def _run(self) -> None:
         next_s = time.monotonic()
         try:
-            while not self._stop.wait(max(0.0, next_s - time.monotonic())):
+            while not self._stop.wait(max(0.0, next_s + self._later() - time.monotonic())):
                 next_s += self._every_s
                 self._look()
         except BaseException as error:  # noqa: BLE001 - raised again where it can be seen
             self._error = error
+
+    def _later(self) -> float:
+        return self._chance.uniform(0, self._every_s) if self._chance else 0.0
 
 
 @dataclass
