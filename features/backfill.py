@@ -23,7 +23,8 @@ from features.store import FeatureStore
 from infra.progress import Display, Task
 from ingestion.broker import Record
 from ingestion.file_source import PastEvents, placed
-from ingestion.history import DAY_US, LABELS, OUTCOMES, QUOTES, TRANSACTIONS, History, day_start_us
+from ingestion.history import History
+from ingestion.tables import DAY_US, LABELS, OUTCOMES, QUOTES, TRANSACTIONS, day_start_us
 from ingestion.topics import EVENT_TYPES
 
 PIPELINE = 5_000

@@ -30,9 +30,10 @@ from ingestion.broker import BrokerError, Consumer, Partition, Producer, answers
 from ingestion.commands import read_past, without_forgotten
 from ingestion.file_source import PastEvents
 from ingestion.historian import Progress
-from ingestion.history import DECISIONS as DECISIONS_TABLE
-from ingestion.history import LABELS, QUOTES, TRANSACTIONS, History
+from ingestion.history import History
 from ingestion.pseudonyms import Pseudonyms
+from ingestion.tables import DECISIONS as DECISIONS_TABLE
+from ingestion.tables import LABELS, QUOTES, TRANSACTIONS
 from ingestion.times import moment_us
 from ingestion.topics import DECISIONS, PRODUCT_COUNTED, TERMINAL_STREAM
 

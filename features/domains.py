@@ -11,7 +11,7 @@ from features import fraud, pricing
 from features.definition import FeatureSet
 from features.state import Floats, Ints
 from infra.errors import UserError
-from ingestion import history
+from ingestion import tables
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def _pricing_request(rows: pa.Table) -> Mapping[str, Floats]:
 DOMAINS = {
     "fraud": Domain(
         features=fraud.FRAUD,
-        decided=history.TRANSACTIONS,
-        settled=history.LABELS,
+        decided=tables.TRANSACTIONS,
+        settled=tables.LABELS,
         key="transaction_id",
         decided_columns=("amount", "channel", "device_id", "ip", "merchant_category", "country"),
         settled_columns=("amount", "label", "paid_at_us"),
@@ -105,8 +105,8 @@ DOMAINS = {
     ),
     "pricing": Domain(
         features=pricing.PRICING,
-        decided=history.QUOTES,
-        settled=history.OUTCOMES,
+        decided=tables.QUOTES,
+        settled=tables.OUTCOMES,
         key="quote_id",
         decided_columns=("price", "list_price", "unit_cost", "segment", "context"),
         settled_columns=("price", "units"),

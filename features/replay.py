@@ -24,7 +24,8 @@ from features.domains import Domain, domain
 from features.state import MICROSECONDS, NEVER_FOLDED, Entity, Events, Floats, Folded, Ints, States, fold
 from features.store import POSITION, STAMP, offline_folder
 from infra.progress import Silent, Task
-from ingestion.history import BACKFILLED, History, between
+from ingestion.history import History
+from ingestion.tables import BACKFILLED, between
 
 CHUNK = 200_000
 """Events folded, and rows written, at a time: it bounds the memory."""

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from infra.card_numbers import masked
 from infra.errors import UserError
 from infra.progress import Silent, Task
-from ingestion import checks, history
+from ingestion import checks, tables
 from ingestion.checks import Column
 from ingestion.mapping import LabelColumns, PriceColumns, TransactionColumns, found
 from ingestion.mapping import Mapping as FileMapping
@@ -56,7 +56,7 @@ class PastEvents:
 
     def between(self, start_us: int | None, end_us: int | None) -> "PastEvents":
         """Events with time in [start_us, end_us): of a label, when it arrived."""
-        wanted = history.between(start_us, end_us)
+        wanted = tables.between(start_us, end_us)
         if wanted is None:
             return self
         return replace(self, decided=self.decided.filter(wanted), settled=self.settled.filter(wanted))
@@ -104,7 +104,7 @@ def payments(file: Path, mapping: FileMapping, currency: str, task: Task | None 
     decided = rows.take(np.unique(first_copy))
     settled = _labels(rows, first_copy, mapping.labels)
     duplicates = rows.num_rows - decided.num_rows
-    return PastEvents(_plain(decided, history.TRANSACTIONS), settled, pa.concat_tables(rejects), duplicates)
+    return PastEvents(_plain(decided, tables.TRANSACTIONS), settled, pa.concat_tables(rejects), duplicates)
 
 
 def prices(file: Path, mapping: FileMapping, currency: str, task: Task | None = None) -> PastEvents:
@@ -130,9 +130,9 @@ def prices(file: Path, mapping: FileMapping, currency: str, task: Task | None = 
         "event_time_us",
         pc.max_element_wise(decided["event_time_us"], decided["outcome_time_us"]),
     ).append_column("quoted_at_us", decided["event_time_us"])
-    settled = _by_time(_plain(outcomes.filter(pc.is_valid(outcomes["units"])), history.OUTCOMES))
+    settled = _by_time(_plain(outcomes.filter(pc.is_valid(outcomes["units"])), tables.OUTCOMES))
     duplicates = rows.num_rows - decided.num_rows
-    return PastEvents(_plain(decided, history.QUOTES), settled, pa.concat_tables(rejects), duplicates)
+    return PastEvents(_plain(decided, tables.QUOTES), settled, pa.concat_tables(rejects), duplicates)
 
 
 def price_table(file: Path, columns: PriceColumns) -> pa.Table:
@@ -422,7 +422,7 @@ def _parted(checked: _Checked, first: int) -> tuple[pa.Table, pa.Table]:
 def _labels(rows: pa.Table, first_copy: Ints, columns: LabelColumns | None) -> pa.Table:
     """Labels in order of arrival; each belongs to the first copy of its payment."""
     if columns is None:
-        return history.empty(history.LABELS).append_column(ROW, pa.array([], pa.int64()))
+        return tables.empty(tables.LABELS).append_column(ROW, pa.array([], pa.int64()))
     paid = rows.take(first_copy)
     arrived = (
         rows["label_time_us"]
@@ -448,7 +448,7 @@ def _labels(rows: pa.Table, first_copy: Ints, columns: LabelColumns | None) -> p
         labels.filter(pc.and_(pc.is_valid(labels["label"]), pc.is_valid(labels["event_time_us"])))
     )
     said = pc.binary_join_element_wise(known["transaction_id"], known["label"], "\x1f")
-    return _plain(known.take(np.unique(_first_copies(said))), history.LABELS)
+    return _plain(known.take(np.unique(_first_copies(said))), tables.LABELS)
 
 
 def _first_copies(ids: pa.ChunkedArray) -> Ints:
@@ -473,11 +473,11 @@ def _time_us(rows: pa.Table) -> Ints:
 
 def _plain(rows: pa.Table, table: str) -> pa.Table:
     """Columns of history and the row of the file."""
-    return history.completed(table, rows).append_column(ROW, rows[ROW])
+    return tables.completed(table, rows).append_column(ROW, rows[ROW])
 
 
 def _with_places(rows: pa.Table, entities: Sequence[str], number: Ints) -> pa.Table:
-    partition = pa.array(np.full(len(number), history.BACKFILLED, np.int32))
+    partition = pa.array(np.full(len(number), tables.BACKFILLED, np.int32))
     for entity in entities:
         for name, values in ((f"{entity}_partition", partition), (f"{entity}_position", pa.array(number))):
             rows = rows.set_column(rows.column_names.index(name), name, values)
@@ -486,7 +486,7 @@ def _with_places(rows: pa.Table, entities: Sequence[str], number: Ints) -> pa.Ta
 
 def _no_payments(labels: LabelColumns | None) -> pa.Table:
     fields = ["transaction_id", "event_time_us", "customer_id", "terminal_id", "amount", "currency"]
-    columns = {name: history.SCHEMAS[history.TRANSACTIONS].field(name).type for name in fields}
+    columns = {name: tables.SCHEMAS[tables.TRANSACTIONS].field(name).type for name in fields}
     columns |= {"label": pa.string()} if labels else {}
     columns |= {"label_time_us": pa.int64()} if labels and labels.label_time else {}
     return pa.schema(columns | {ROW: pa.int64()}).empty_table()
@@ -503,7 +503,7 @@ def _no_quotes() -> pa.Table:
         "list_price",
         "exploration",
     ]
-    columns = {name: history.SCHEMAS[history.QUOTES].field(name).type for name in fields}
+    columns = {name: tables.SCHEMAS[tables.QUOTES].field(name).type for name in fields}
     columns |= {"units": pa.float64(), "outcome_time_us": pa.int64(), ROW: pa.int64()}
     return pa.schema(columns).empty_table()
 

@@ -19,7 +19,9 @@ from ingestion import topics
 from ingestion.broker import Partition, Record
 from ingestion.events import EventTime, Id, microseconds, reason
 from ingestion.forgotten import Forgotten
-from ingestion.history import (
+from ingestion.history import History
+from ingestion.streams import decode, position
+from ingestion.tables import (
     DECISIONS,
     FROM_THE_START,
     LABELS,
@@ -29,10 +31,8 @@ from ingestion.history import (
     QUOTES,
     SCHEMAS,
     TRANSACTIONS,
-    History,
     completed,
 )
-from ingestion.streams import decode, position
 
 TOPICS = (topics.TERMINAL_STREAM, topics.PRODUCT_COUNTED, topics.DECISIONS)
 GROUP = "tollgate-history"

@@ -4,11 +4,12 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 from infra import logs, ready
 from infra.settings import load
 from infra.signals import stop_signal
-from ingestion import history as tables
+from ingestion import tables
 from ingestion.broker import Consumer, Partition, Producer
 from ingestion.forgotten import Forgotten
 from ingestion.historian import FLUSH_ROWS, GROUP, TOPICS, Historian, Progress, encoded_reason
@@ -18,7 +19,8 @@ from ingestion.topics import await_topics, dead_letters, unnumbered
 FLUSH_S = 1.0
 GATHER_MS = 300
 """Files come once a second: a read of many records costs hardly more than one of a few."""
-TIDY_S = 60.0
+TIDY_S = 10.0
+"""Then one table's files are merged: nothing is read meanwhile, so not all of them at a time."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Loop:
         self._unsaid: dict[Partition, int] = {}
         self._flush_at = clock() + FLUSH_S
         self._tidy_at = clock() + TIDY_S
+        self._untidy = cycle(tables.SCHEMAS)
 
     def run(self, consumer: Consumer, stopped: Callable[[], bool]) -> None:
         """Go on until told to stop; then write what was read."""
@@ -89,7 +92,7 @@ class Loop:
 
     def _tidy(self) -> None:
         try:
-            tidy(self._historian.history)
+            tidy(self._historian.history, next(self._untidy))
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
@@ -136,11 +139,10 @@ class Loop:
         self._unsaid = {each: offset for each, offset in self._unsaid.items() if each not in partitions}
 
 
-def tidy(history: History) -> None:
+def tidy(history: History, table: str) -> None:
     """Make large files of the small ones that were written every second, those of today among them."""
-    for table in tables.SCHEMAS:
-        if files := history.compact(table):
-            log.info("compacted", extra={"facts": {"table": table, "files": files}})
+    if files := history.compact(table):
+        log.info("compacted", extra={"facts": {"table": table, "files": files}})
 
 
 def retire(history: History, retention_days: float) -> None:

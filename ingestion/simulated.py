@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ingestion.file_source import REJECTS, ROW, PastEvents
-from ingestion.history import LABELS, OUTCOMES, QUOTES, TRANSACTIONS, completed
 from ingestion.simulators.columns import Ints
 from ingestion.simulators.market import CATEGORIES, Market, PriceLog
 from ingestion.simulators.payments import PaymentLog
+from ingestion.tables import LABELS, OUTCOMES, QUOTES, TRANSACTIONS, completed
 
 _TIMES = ("event_time_us", "label_time_us", "outcome_time_us")
 _CONTEXT = ("competitor_price", "hours_to_departure", "inventory")

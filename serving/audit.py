@@ -16,7 +16,7 @@ from features.state import Entity, States
 from ingestion.broker import Record
 from ingestion.events import Label, Outcome, Quote, Transaction
 from ingestion.historian import DecisionRecord
-from ingestion.history import LABELS, OUTCOMES, QUOTES, TRANSACTIONS
+from ingestion.tables import LABELS, OUTCOMES, QUOTES, TRANSACTIONS
 from ingestion.topics import PLACE, place_of
 from serving.router import Arrived, Rejected
 

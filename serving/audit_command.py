@@ -27,9 +27,10 @@ from ingestion import historian
 from ingestion.broker import BrokerError, Consumer, Partition, group_offsets
 from ingestion.forgotten import Forgotten
 from ingestion.historian import Progress
-from ingestion.history import DECISIONS as DECISIONS_TABLE
-from ingestion.history import LABELS, OUTCOMES, TRANSACTIONS, History
+from ingestion.history import History
 from ingestion.pseudonyms import Pseudonyms
+from ingestion.tables import DECISIONS as DECISIONS_TABLE
+from ingestion.tables import LABELS, OUTCOMES, TRANSACTIONS
 from ingestion.topics import DECISIONS, EXTERNAL, PRODUCT_COUNTED, dead_letters
 from serving.audit import (
     IDENTITY,

@@ -29,8 +29,9 @@ from features.index import (
 )
 from features.online import entity_key
 from features.store import PROJECT
-from ingestion.history import DECISIONS, LABELS, QUOTES, SCORES, TRANSACTIONS, History
+from ingestion.history import History
 from ingestion.pseudonyms import MARK
+from ingestion.tables import DECISIONS, LABELS, QUOTES, SCORES, TRANSACTIONS
 from serving.decision_log import decision_key
 from serving.label_log import label_keys
 from serving.review_queue import DONE, PENDING

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from infra.settings import DataTests
-from ingestion.history import DAY_US, day_of
+from ingestion.tables import DAY_US, day_of
 from training.dataset import Dataset, LeftOut, Objects
 from training.odd_stretches import Limits, odd_stretches
 from training.quarantine import Part, held_by

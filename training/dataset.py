@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from features.definition import FeatureSet
 from features.state import MICROSECONDS, Entity, Flags, Floats, Ints
 from infra.errors import UserError
-from ingestion.history import DAY_US
 from ingestion.reach import Reach
+from ingestion.tables import DAY_US
 from training.card import Trained
 from training.quarantine import Part
 

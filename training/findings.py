@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.files import replaced
 from infra.settings import Watching
-from ingestion.history import DAY_US, day_of
+from ingestion.tables import DAY_US, day_of
 from training.alerts import Alert, Severity
 from training.drift import SCORE, Drift
 from training.freshness import Freshness

@@ -18,7 +18,7 @@ from infra.errors import UserError
 from infra.settings import Settings
 from ingestion import file_source, mapping
 from ingestion.file_source import PastEvents
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS
+from ingestion.tables import DAY_US, DECISIONS, LABELS, TRANSACTIONS
 from training import (
     baselines,
     booster,

@@ -18,7 +18,8 @@ from features.state import Flags, Floats, Ints
 from infra import progress
 from infra.errors import UserError
 from infra.settings import FraudPolicy, Rule, RuleOutcome, Settings
-from ingestion.history import DAY_US, History
+from ingestion.history import History
+from ingestion.tables import DAY_US
 from training import fraud
 from training import fraud_policy as policies
 from training.dataset import Dataset

@@ -9,7 +9,7 @@ import pandas as pd
 from features.state import Flags, Ints
 from infra.settings import DataTests
 from ingestion.checks import MAX_MONEY
-from ingestion.history import DAY_US, day_of
+from ingestion.tables import DAY_US, day_of
 from training import data_tests
 from training.data_tests import frequent, odd_parts
 from training.dataset import Dataset

@@ -10,7 +10,7 @@ import pandas as pd
 
 from features.state import Flags, Floats, Ints
 from infra.settings import Settings
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training import drift, metrics, plots
 from training import fraud_policy as policy
 from training.dataset import Dataset, Objects

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from infra.settings import FraudPolicy
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training import booster, calibration
 from training.booster import Model
 from training.calibration import Platt

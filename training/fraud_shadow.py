@@ -7,7 +7,8 @@ import pyarrow.compute as pc
 from features.fraud import FRAUD
 from features.state import Flags, Floats
 from infra.settings import Settings
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS, LABELS, TRANSACTIONS
 from training import fraud_policy, fraud_watching, labels, metrics, selective_labels
 from training.dataset import Dataset, Objects
 from training.fraud_judging import COLUMNS, Judged, slices_of, type_of_figures

@@ -10,7 +10,8 @@ from features import replay
 from features.fraud import FRAUD
 from features.state import Flags, Floats, Ints
 from infra.settings import Settings
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS, LABELS, TRANSACTIONS
 from training import fraud_policy as policies
 from training import labels, performance, selective_labels, skew
 from training.dataset import Objects

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from features.state import Flags, Ints
-from ingestion.history import BACKFILLED, DAY_US, PLACES, History, day_start_us
+from ingestion.history import History
+from ingestion.tables import BACKFILLED, DAY_US, PLACES, day_start_us
 from training.tasks import Task
 
 COMPANY = 20

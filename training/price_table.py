@@ -9,7 +9,7 @@ import pyarrow as pa
 from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from ingestion import file_source, mapping
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training.tasks import EventFile
 
 LEAST_ROWS = 100

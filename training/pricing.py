@@ -14,7 +14,7 @@ from features.state import Flags, Floats, Ints
 from infra.errors import UserError
 from infra.settings import PricingPolicy, Settings
 from ingestion import file_source, mapping
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, completed
+from ingestion.tables import DAY_US, OUTCOMES, QUOTES, completed
 from training import (
     bid_prices,
     booster,

@@ -13,7 +13,8 @@ from infra import progress, settings
 from infra.errors import UserError
 from infra.objectives import weights
 from infra.settings import Objective, PricingPolicy, Settings, policy_version
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, OUTCOMES, QUOTES
 from training import models
 from training.catalogue import catalogue_of
 from training.champions import Champions

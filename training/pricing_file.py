@@ -15,7 +15,7 @@ from infra.objectives import canonical, weights
 from infra.settings import Objective, Settings
 from ingestion import mapping
 from ingestion.events import microseconds
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training import price_curves, price_effect, sales_forecast
 from training.cross_fit import folds
 from training.price_table import COST, DAY, PRICE, PriceTable, read

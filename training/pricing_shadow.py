@@ -5,7 +5,8 @@ import numpy as np
 from features.pricing import PRICING
 from features.state import Flags, Floats, Ints
 from infra.settings import Settings
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, OUTCOMES, QUOTES
 from training.dataset import Dataset, Objects
 from training.demand import doubt_of
 from training.gate import Limit

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from features.pricing import PRICING
 from features.state import Flags, Floats
 from infra.settings import Settings
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, OUTCOMES, QUOTES
 from training import performance
 from training.dataset import Dataset, Span
 from training.demand import doubt_of

@@ -13,7 +13,8 @@ from features.domains import domain
 from infra import progress
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US, History
+from ingestion.history import History
+from ingestion.tables import DAY_US
 from training import card as cards
 from training import run_record, runs
 from training.data_tests import without

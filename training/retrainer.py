@@ -19,7 +19,8 @@ from typing import Any
 from infra.errors import UserError
 from infra.files import replaced
 from infra.settings import Settings
-from ingestion.history import DAY_US, History
+from ingestion.history import History
+from ingestion.tables import DAY_US
 from training import card as cards
 from training import findings, runs
 from training.dataset import Window

@@ -30,7 +30,8 @@ import pyarrow as pa
 from features.state import Floats
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US, FROM_THE_START, PLACES, SCORES, History, day_start_us
+from ingestion.history import History
+from ingestion.tables import DAY_US, FROM_THE_START, PLACES, SCORES, day_start_us
 from training import inspection, models
 from training.behaviour import misbehaviour
 from training.canary import Canary

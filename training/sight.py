@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from features.state import Flags, Floats, Ints
 from infra.settings import Settings
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training.drift import SCORE
 from training.models import Scorer
 from training.performance import Decline, Standard

@@ -15,7 +15,8 @@ from features import replay
 from features.definition import FeatureSet
 from features.domains import domain
 from features.state import Floats
-from ingestion.history import DECISIONS, History
+from ingestion.history import History
+from ingestion.tables import DECISIONS
 from training.traffic import vectors
 
 SETTLING_MS = 60_000

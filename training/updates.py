@@ -19,7 +19,7 @@ from features.fraud import FRAUD
 from features.state import Floats
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training import booster, fraud_model, labels
 from training.booster import Model
 from training.dataset import Dataset

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from ingestion.history import day_of
+from ingestion.tables import day_of
 from training import plots
 from training.drift import Drift
 from training.findings import Findings, wire_time

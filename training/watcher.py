@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US, DECISIONS, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS
 from training import drift, findings, models, reference
 from training.alerts import Alerts
 from training.champions import Champion, Champions

@@ -16,11 +16,11 @@ from features.state import Floats
 from infra.errors import UserError
 from infra.progress import Task
 from ingestion.broker import Consumer, Producer
-from ingestion.history import DAY_US
 from ingestion.playback import Message, messages
 from ingestion.simulators.columns import take
 from ingestion.simulators.market import Quotes
 from ingestion.simulators.wire import encoded, outcomes, quote_requests
+from ingestion.tables import DAY_US
 from ingestion.topics import DECISIONS, LABELS, TRANSACTIONS
 from serving.demo.story import Story, Stretch
 

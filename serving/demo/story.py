@@ -12,13 +12,13 @@ from ingestion import mapping
 from ingestion.commands import read_past
 from ingestion.events import microseconds
 from ingestion.file_source import PastEvents
-from ingestion.history import DAY_US
 from ingestion.simulated import past_payments, past_prices
 from ingestion.simulators.columns import take
 from ingestion.simulators.market import Market, MarketProcess, Quotes
 from ingestion.simulators.payments import Labels, Payments, simulate
 from ingestion.simulators.population import Population
 from ingestion.simulators.scenarios import RING, Fraud
+from ingestion.tables import DAY_US
 
 PAST_DAYS, BEFORE_DAYS, AFTER_DAYS = 90, 21, 4
 """Days to learn from; live days until the retraining; live days after it."""

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry
 from infra.settings import Settings
 from ingestion.broker import Record
 from ingestion.historian import Historian
-from ingestion.history import LABELS, OUTCOMES, QUOTES, TRANSACTIONS, History
+from ingestion.history import History
 from ingestion.processes import tidy
+from ingestion.tables import LABELS, OUTCOMES, QUOTES, SCHEMAS, TRANSACTIONS
 from serving.champions_watch import FEATURE_SETS, ChampionsWatch
 from serving.fraud import FraudDecider
 from serving.unattended.payment_days import PaidDay, PaymentDays
@@ -220,7 +221,8 @@ class Unattended:
         for number in range(self._story.days):
             parts = range(number * turns, (number + 1) * turns)
             yield Day.whole([self._turn(each, learning, frozen) for each in parts])
-            tidy(history)
+            for table in SCHEMAS:
+                tidy(history, table)
 
     def _turn(self, turn: int, learning: _System, frozen: _System) -> Day:
         learning.models.refresh()

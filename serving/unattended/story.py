@@ -8,13 +8,13 @@ import numpy as np
 from features.domains import domain
 from features.state import Ints
 from ingestion.file_source import PastEvents, placed
-from ingestion.history import DAY_US
 from ingestion.simulated import past_payments, past_prices
 from ingestion.simulators.columns import midnight_us
 from ingestion.simulators.market import Market, MarketProcess
 from ingestion.simulators.payments import Labels, PaymentLog, Payments, simulate
 from ingestion.simulators.population import Population
 from ingestion.simulators.scenarios import RING, Fraud
+from ingestion.tables import DAY_US
 
 SHOWING = 200
 """So many labels or outcomes of a change are enough to see it."""

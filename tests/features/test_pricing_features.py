@@ -25,7 +25,7 @@ from features.pricing import (
 )
 from features.state import Events, Floats, States, fold
 from ingestion.events import QuoteRequest
-from ingestion.history import QUOTES, SCHEMAS
+from ingestion.tables import QUOTES, SCHEMAS
 
 NOW_US = int(datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()) * 1_000_000
 DAY_US = 86_400_000_000

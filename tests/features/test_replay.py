@@ -20,11 +20,12 @@ from features.replay import matrix_of, refresh, spine
 from features.state import Entity, Events, States, fold
 from features.store import offline_folder
 from ingestion.file_source import placed
-from ingestion.history import DAY_US, LABELS, TRANSACTIONS, History, completed
+from ingestion.history import History
 from ingestion.simulated import past_payments, past_prices
 from ingestion.simulators.market import Market, MarketProcess
 from ingestion.simulators.payments import Payments, simulate
 from ingestion.simulators.population import Population
+from ingestion.tables import DAY_US, LABELS, TRANSACTIONS, completed
 
 
 @dataclass(frozen=True)

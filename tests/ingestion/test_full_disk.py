@@ -13,9 +13,10 @@ import pytest
 from ingestion import topics
 from ingestion.broker import Partition
 from ingestion.historian import Historian, Progress
-from ingestion.history import QUOTES, History
+from ingestion.history import History
 from ingestion.processes import FLUSH_S, Loop
 from ingestion.streams import PRODUCT_EVENT, batch_of, counted, encode, position
+from ingestion.tables import QUOTES
 
 ROWS = 200
 

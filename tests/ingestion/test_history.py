@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ingestion import history as tables
+from ingestion import history_files, history_upkeep, tables
 from ingestion.broker import Partition
 from ingestion.historian import Historian, Progress
-from ingestion.history import BACKFILLED, DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
+from ingestion.history import History
 from ingestion.processes import Loop, retire
 from ingestion.streams import SCORED_EVENT, batch_of, encode, position
+from ingestion.tables import BACKFILLED, DAY_US, DECISIONS, LABELS, TRANSACTIONS, completed
 from ingestion.topics import DECISIONS as DECISIONS_TOPIC
 from ingestion.topics import TERMINAL_STREAM
 
@@ -161,7 +162,7 @@ class TestBackfill:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(tables, "synced", killed_at_the_second)
+            patched.setattr(history_files, "synced", killed_at_the_second)
             with pytest.raises(KeyboardInterrupt):
                 History(tmp_path).backfill({TRANSACTIONS: self.rows()})
         History(tmp_path).repair()
@@ -243,8 +244,8 @@ class TestCompaction:
         assert history.compact(TRANSACTIONS, at_least=2) == 2
 
     def test_no_file_gets_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tables, "COMPACTED_ROWS", 6)
-        monkeypatch.setattr(tables, "SMALL_ROWS", 3)
+        monkeypatch.setattr(history_upkeep, "COMPACTED_ROWS", 6)
+        monkeypatch.setattr(history_upkeep, "SMALL_ROWS", 3)
         history = History(tmp_path)
         for first in range(0, 90, 2):
             history.append(TRANSACTIONS, payments([first, first + 1]))
@@ -257,17 +258,17 @@ class TestCompaction:
     def test_what_another_process_writes_meanwhile_stays(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        history, listed, places = self.filled(tmp_path), tables._listed, iter([40, 41, 42, 43])
+        history, listed, places = self.filled(tmp_path), history_upkeep.listed, iter([40, 41, 42, 43])
 
         def slowly(folder: Path) -> tuple[list[Path], list[Path]]:
             found = listed(folder)
             with monkeypatch.context() as fast:
-                fast.setattr(tables, "_listed", listed)
+                fast.setattr(history_upkeep, "listed", listed)
                 History(tmp_path).append(TRANSACTIONS, payments([next(places)], partition=7))
             return found
 
         with monkeypatch.context() as patched:
-            patched.setattr(tables, "_listed", slowly)
+            patched.setattr(history_upkeep, "listed", slowly)
             history.repair()
             history.compact(TRANSACTIONS, "1970-01-02")
         assert {"t7-0-40", "t7-0-41", "t7-0-42"} <= set(ids(history))
@@ -278,7 +279,9 @@ class TestCompaction:
         history = self.filled(tmp_path)
         assert history.compact(TRANSACTIONS) == 10
         assert history.compact(TRANSACTIONS) == 0
-        monkeypatch.setattr(tables, "_repair", lambda folder: pytest.fail(f"{folder} did not change"))
+        monkeypatch.setattr(
+            history_upkeep, "repaired", lambda folder: pytest.fail(f"{folder} did not change")
+        )
         assert history.compact(TRANSACTIONS) == 0
 
     def test_a_reader_finds_files_that_moved_meanwhile(self, tmp_path: Path) -> None:
@@ -521,6 +524,23 @@ class TestRetention:
         now[0] = 61.0
         loop.turn()
         assert history.days(TRANSACTIONS) == ["1970-01-10"]
+
+
+def test_the_process_merges_a_table_at_a_time(tmp_path: Path) -> None:
+    """While it merges it does not read."""
+    history, now, kept = History(tmp_path), [0.0], (TRANSACTIONS, tables.LABELS)
+    for table in kept:
+        for place in range(10):
+            history.append(table, tables.completed(table, payments([place])))
+    loop = Loop(Historian(history), Progress(tmp_path), Nobody(), lambda: now[0])  # type: ignore[arg-type]
+    loop._consumer = Nobody()  # type: ignore[assignment]
+    files = []
+    for _ in tables.SCHEMAS:
+        now[0] += 10.0
+        loop.turn()
+        files.append([len(list((tmp_path / table).rglob("*.parquet"))) for table in kept])
+    assert files[0] == [1, 10]
+    assert files[-1] == [1, 1]
 
 
 class Nobody:

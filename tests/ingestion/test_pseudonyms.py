@@ -16,8 +16,8 @@ from features.fraud import codes_of_payments
 from infra.card_numbers import holds_card_number
 from infra.settings import Privacy
 from ingestion.events import Id, QuoteRequest, Transaction, Word
-from ingestion.history import DECISIONS, QUOTES, TRANSACTIONS, completed
 from ingestion.pseudonyms import PERSONAL, Pseudonyms
+from ingestion.tables import DECISIONS, QUOTES, TRANSACTIONS, completed
 
 OLD, NEW = "o" * 43, "n" * 43
 PAID = {

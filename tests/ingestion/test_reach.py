@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ingestion.history import BACKFILLED, DAY_US, TRANSACTIONS, History, completed
+from ingestion.history import History
 from ingestion.reach import Reach
+from ingestion.tables import BACKFILLED, DAY_US, TRANSACTIONS, completed
 
 
 def payments(places: list[int], day: int, partition: int = 0, late: bool = False) -> pa.Table:

@@ -17,7 +17,7 @@ from features.pause import PAUSE
 from infra.settings import Settings
 from ingestion.broker import BrokerError, Producer
 from ingestion.events import microseconds
-from ingestion.history import LABELS as LABEL_TABLE
+from ingestion.tables import LABELS as LABEL_TABLE
 from ingestion.topics import LABELS, TRANSACTIONS
 from serving.processes import build_worker
 from serving.review_queue import DONE, PENDING

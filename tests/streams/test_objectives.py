@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from features.fraud import FRAUD
-from ingestion.history import QUOTES as QUOTES_TABLE
 from ingestion.history import History
+from ingestion.tables import QUOTES as QUOTES_TABLE
 from ingestion.topics import QUOTES
 from tests.api import serving
 from tests.payments import START, wire_time

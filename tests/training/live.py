@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from features.fraud import FRAUD, LIVES
 from features.state import Flags, Floats, Ints
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS, LABELS, TRANSACTIONS, completed
 from tests.training.made import MIDNIGHT_US
 from training import booster
 from training.booster import Model

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from features.state import Flags, Floats, Ints
 from ingestion.file_source import merged_order
-from ingestion.history import DAY_US, LABELS, TRANSACTIONS, completed
+from ingestion.tables import DAY_US, LABELS, TRANSACTIONS, completed
 
 PastEvents = tuple[pa.Table, pa.Table]
 

@@ -12,7 +12,8 @@ import pytest
 
 from infra.errors import UserError
 from infra.settings import Gate, Settings, load
-from ingestion.history import DAY_US, DECISIONS, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS
 from tests.training.live import Live, decisions, live
 from tests.training.made import MIDNIGHT_US
 from training import fraud_shadow

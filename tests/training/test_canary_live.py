@@ -12,7 +12,8 @@ import pytest
 
 from features.fraud import FRAUD
 from infra.settings import Settings
-from ingestion.history import DAY_US, History
+from ingestion.history import History
+from ingestion.tables import DAY_US
 from serving.champions_watch import ChampionsWatch
 from serving.routes_models import describe
 from tests.training.live import Live, live, write

@@ -9,7 +9,7 @@ import pytest
 
 from infra.errors import UserError
 from infra.settings import DataTests
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training import data_tests, fraud_data_tests, pricing_data_tests
 from training.data_tests import days_of, without
 from training.dataset import Dataset

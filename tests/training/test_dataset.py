@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from infra.errors import UserError
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training.dataset import Dataset, Span, Window, holdout_start
 
 DAYS = np.arange(100) * DAY_US

@@ -5,7 +5,7 @@ import pytest
 
 from features.pricing import PRICING
 from features.state import Floats, Ints
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training.bid_prices import Forecast, bid_prices
 from training.dataset import Dataset
 from training.demand import Doubt

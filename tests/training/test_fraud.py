@@ -11,7 +11,8 @@ from features.state import Flags
 from infra import settings
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS, LABELS, TRANSACTIONS, completed
 from tests.training.made import MIDNIGHT_US, PastEvents, past_events
 from training import baselines, booster, fraud, fraud_model, runs
 from training.booster import Model

@@ -9,7 +9,7 @@ import pytest
 from features.fraud import FRAUD
 from infra import cli
 from infra.settings import FraudPolicy, Rule, RuleOutcome, Settings
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from tests.training.made import MIDNIGHT_US, payments_file
 from training.dataset import Dataset, Span
 from training.fraud_backtest import RuleBacktest, judged

@@ -10,7 +10,8 @@ import pytest
 
 from features.state import Ints
 from infra import settings
-from ingestion.history import BACKFILLED, DAY_US, TRANSACTIONS, History, completed
+from ingestion.history import History
+from ingestion.tables import BACKFILLED, DAY_US, TRANSACTIONS, completed
 from training.findings import Findings, judged
 from training.freshness import COMPANY, Freshness, late, present, present_us
 from training.tasks import task

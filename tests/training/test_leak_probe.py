@@ -8,7 +8,7 @@ import pytest
 from features.fraud import FRAUD
 from features.replay import matrix_of
 from features.state import Floats
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from tests.training.made import MIDNIGHT_US, past_events
 
 TRANSACTIONS, LABELS = past_events(n=3_000, days=30)

@@ -12,7 +12,7 @@ from features.pricing import PRICING, PRODUCT
 from features.state import States
 from infra.settings import PricingPolicy, load
 from ingestion.events import QuoteRequest, microseconds
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from serving.pricing import Known, Policy, quote
 from training.dataset import Dataset, Span
 from training.parity import MOST, common, parity

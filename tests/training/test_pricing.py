@@ -17,9 +17,10 @@ from infra.errors import UserError
 from infra.settings import Settings, load
 from ingestion import simulated
 from ingestion.file_source import PastEvents, placed
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
+from ingestion.history import History
 from ingestion.simulators.columns import take
 from ingestion.simulators.market import Market, MarketProcess
+from ingestion.tables import DAY_US, OUTCOMES, QUOTES
 from training import demand, elasticity, models, pricing
 from training import pricing_policy as policies
 from training.dataset import Dataset, Span

@@ -24,10 +24,11 @@ from infra.settings import Objective, PricingPolicy, Product, Settings, load, po
 from ingestion import simulated
 from ingestion.events import QuoteRequest
 from ingestion.file_source import placed
-from ingestion.history import OUTCOMES, QUOTES, SCHEMAS, History, completed
+from ingestion.history import History
 from ingestion.simulators.columns import take
 from ingestion.simulators.market import Market, MarketProcess, catalogue
 from ingestion.simulators.market import Quotes as Asked
+from ingestion.tables import OUTCOMES, QUOTES, SCHEMAS, completed
 from serving.pricing import Known, Policy, quote
 from training import card as cards
 from training import demand, pricing, runs

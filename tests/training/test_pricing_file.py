@@ -10,7 +10,7 @@ import pytest
 
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training import cross_fit
 from training.cross_fit import folds
 from training.price_effect import residuals, slope

@@ -13,8 +13,9 @@ from features.state import Floats, Ints
 from infra.settings import Settings
 from ingestion.events import Quote
 from ingestion.historian import Historian
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, History, completed
+from ingestion.history import History
 from ingestion.streams import PRODUCT_EVENT, batch_of, counted, encode
+from ingestion.tables import DAY_US, OUTCOMES, QUOTES, completed
 from ingestion.topics import PRODUCT_COUNTED
 from serving.router import quote_row
 from tests.payments import same_bits

@@ -10,10 +10,11 @@ from features.pricing import PRICING
 from infra import settings
 from infra.settings import Settings
 from ingestion.file_source import PastEvents, placed
-from ingestion.history import DAY_US, OUTCOMES, QUOTES, History
+from ingestion.history import History
 from ingestion.simulated import past_prices
 from ingestion.simulators.columns import midnight_us
 from ingestion.simulators.market import Market, MarketProcess
+from ingestion.tables import DAY_US, OUTCOMES, QUOTES
 from tests.training.watched import kept, outage
 from training import pricing
 from training.dataset import Span

@@ -9,7 +9,7 @@ import pytest
 
 from infra import cli
 from infra.settings import Settings
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training.rehearsal import Rehearsed, Scenario, played
 
 pytestmark = pytest.mark.slow

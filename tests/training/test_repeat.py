@@ -15,9 +15,10 @@ from infra.errors import UserError
 from infra.progress import Silent
 from infra.settings import Settings, load
 from ingestion.file_source import placed
-from ingestion.history import LABELS, OUTCOMES, QUOTES, TRANSACTIONS, History
+from ingestion.history import History
 from ingestion.simulated import past_prices
 from ingestion.simulators.market import Market, MarketProcess
+from ingestion.tables import LABELS, OUTCOMES, QUOTES, TRANSACTIONS
 from tests.training.made import MAPPING, past_events
 from training import run_record, runs
 from training.dataset import Span

@@ -5,7 +5,7 @@ import pytest
 
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training import findings, fraud
 from training.retrainer import LONGEST_REST_S, Due, Retrainer, due
 from training.runs import Desk

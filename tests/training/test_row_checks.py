@@ -14,7 +14,7 @@ from pandera.config import ValidationDepth, config_context
 from infra.errors import UserError
 from infra.settings import DataTests
 from ingestion.events import EARLIEST, LATEST, microseconds
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from training import fraud_data_tests, pricing_data_tests
 from training.dataset import Dataset
 from training.quarantine import Part

@@ -14,11 +14,11 @@ from features.state import Flags, Floats
 from infra import settings
 from infra.settings import FraudPolicy
 from ingestion.file_source import placed
-from ingestion.history import DECISIONS, completed
 from ingestion.simulated import past_payments
 from ingestion.simulators.payments import Payments, simulate
 from ingestion.simulators.population import Population
 from ingestion.simulators.scenarios import Fraud
+from ingestion.tables import DECISIONS, completed
 from training import booster, fraud, metrics, selective_labels
 from training import fraud_policy as policies
 from training.card import Card

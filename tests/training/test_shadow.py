@@ -14,7 +14,8 @@ import pytest
 
 from features.fraud import FRAUD
 from infra.settings import Settings
-from ingestion.history import DAY_US, TRANSACTIONS, History, completed
+from ingestion.history import History
+from ingestion.tables import DAY_US, TRANSACTIONS, completed
 from serving.champions_watch import ChampionsWatch
 from serving.routes_models import describe
 from tests.training.live import COLUMN, Live, live, padded, with_other_features, write

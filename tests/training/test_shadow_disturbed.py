@@ -8,7 +8,8 @@ import pytest
 
 from features.state import Flags, Ints
 from infra.settings import Settings
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS, LABELS, TRANSACTIONS
 from tests.training.live import DAYS, LEARNED_DAYS, live, write
 from tests.training.made import MIDNIGHT_US
 from tests.training.test_tracking import record

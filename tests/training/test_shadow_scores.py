@@ -11,7 +11,8 @@ import pytest
 
 from features.fraud import FRAUD
 from infra.settings import Settings
-from ingestion.history import DAY_US, DECISIONS, SCORES, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS, SCORES
 from tests.training.live import LEARNED_DAYS, Live, decisions, live, write
 from tests.training.made import MIDNIGHT_US
 from training import fraud_shadow, runs

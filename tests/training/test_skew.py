@@ -10,7 +10,8 @@ import pytest
 from features import replay
 from features.fraud import FRAUD
 from features.state import Floats
-from ingestion.history import DECISIONS, LABELS, TRANSACTIONS, History, completed
+from ingestion.history import History
+from ingestion.tables import DECISIONS, LABELS, TRANSACTIONS, completed
 from tests.payments import real_payments
 from tests.servers import Servers
 from tests.training.made import MIDNIGHT_US, past_events

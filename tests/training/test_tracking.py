@@ -11,7 +11,8 @@ import pytest
 
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US, LABELS, TRANSACTIONS, History
+from ingestion.history import History
+from ingestion.tables import DAY_US, LABELS, TRANSACTIONS
 from tests.training.made import past_events
 from training import baselines, booster, findings, models, runs, tasks
 from training.card import Card, Trained

@@ -10,7 +10,7 @@ import pytest
 from infra import cli
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion.history import DAY_US
+from ingestion.tables import DAY_US
 from tests.training.made import past_events, payments_file
 from training import booster, updates
 from training.card import Card, Trained

@@ -16,7 +16,8 @@ from features.fraud import FRAUD
 from features.state import Flags
 from infra import settings
 from infra.settings import Settings
-from ingestion.history import DAY_US, DECISIONS, LABELS, TRANSACTIONS, History, completed
+from ingestion.history import History
+from ingestion.tables import DAY_US, DECISIONS, LABELS, TRANSACTIONS, completed
 from tests.training.test_skew import decisions
 from tests.training.watched import DAYS, PAST_DAYS, RING_DAY, World, kept, outage, world, written
 from training import findings, fraud, models, watch_report

@@ -9,12 +9,13 @@ import pyarrow as pa
 from features.fraud import FRAUD
 from infra.settings import Settings
 from ingestion.file_source import PastEvents, placed
-from ingestion.history import DAY_US, LABELS, TRANSACTIONS, History
+from ingestion.history import History
 from ingestion.simulated import past_payments
 from ingestion.simulators.columns import midnight_us
 from ingestion.simulators.payments import Labels, PaymentLog, Payments, simulate
 from ingestion.simulators.population import Population
 from ingestion.simulators.scenarios import RING, Fraud
+from ingestion.tables import DAY_US, LABELS, TRANSACTIONS
 from training import card as cards
 from training import fraud
 from training.champions import Champions
