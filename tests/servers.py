@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from kafka import KafkaAdminClient
 
 from features.connection import Connection, StoreError, type_of_command
@@ -95,6 +96,19 @@ class Servers:
         """The stack's, with our own home, and with nobody where MLflow would be."""
         alone = self.stack.addresses.model_copy(update={"mlflow": "http://127.0.0.1:1"})
         return self.stack.model_copy(update={"home": self.home, "addresses": alone})
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment in which a process, or the command line, finds these servers and our settings."""
+        addresses = self.settings.addresses
+        named = {name: str(getattr(addresses, name)) for name in ("kafka", "redis", "mlflow")}
+        found = {f"TOLLGATE_ADDRESSES__{name.upper()}": address for name, address in named.items()}
+        return {**found, "TOLLGATE_HOME": str(self.home)}
+
+    def tell(self, environment: pytest.MonkeyPatch) -> None:
+        """Let the command line of this very process find them."""
+        for name, value in self.variables.items():
+            environment.setenv(name, value)
 
     @property
     def kafka(self) -> str:
@@ -219,6 +233,27 @@ class Servers:
             yield
         finally:
             running.stop()
+
+
+@dataclass
+class Keyed(Servers):
+    """Servers where people have pseudonyms, if there are keys, and some attributes too."""
+
+    keys: Sequence[str] = ()
+    attributes: Sequence[str] = ()
+
+    @property
+    def settings(self) -> Settings:
+        """The stack's, with our keys."""
+        privacy = {"pseudonym_keys": list(self.keys), "attributes": list(self.attributes)}
+        return Settings.model_validate(super().settings.model_dump() | {"privacy": privacy})
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """With our keys."""
+        privacy = {"PSEUDONYM_KEYS": self.keys, "ATTRIBUTES": self.attributes}
+        named = {f"TOLLGATE_PRIVACY__{name}": orjson.dumps(list(each)) for name, each in privacy.items()}
+        return super().variables | {name: value.decode() for name, value in named.items()}
 
 
 class Running:

@@ -64,11 +64,8 @@ def api(servers: Servers, tmp_path: Path) -> Iterator[Api]:
     space.mkdir()
     environment = {
         **os.environ,
+        **servers.variables,
         "TMPDIR": str(space),
-        "TOLLGATE_HOME": str(servers.home),
-        "TOLLGATE_ADDRESSES__KAFKA": servers.kafka,
-        "TOLLGATE_ADDRESSES__REDIS": servers.redis,
-        "TOLLGATE_ADDRESSES__MLFLOW": "http://127.0.0.1:1",
         "TOLLGATE_API__WORKERS": str(PROCESSES),
     }
     command = [sys.executable, "-m", "infra.cli", "run", "api", "--port", str(port)]

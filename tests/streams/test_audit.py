@@ -20,10 +20,10 @@ from infra import cli, progress
 from infra.errors import UserError
 from ingestion.broker import Producer
 from ingestion.historian import TOPICS, Progress
-from ingestion.history import LABELS as LABELS_TABLE
-from ingestion.history import TRANSACTIONS as TRANSACTIONS_TABLE
 from ingestion.history import History
 from ingestion.streams import COUNTED_PRODUCT_EVENT, decode
+from ingestion.tables import LABELS as LABELS_TABLE
+from ingestion.tables import TRANSACTIONS as TRANSACTIONS_TABLE
 from ingestion.topics import DECISIONS, LABELS, OUTCOMES, PLACE, PRODUCT_COUNTED, QUOTES, TRANSACTIONS
 from serving import audit_command
 from serving.audit_command import Audited
@@ -79,7 +79,7 @@ def test_each_planted_fault_is_found(
     assert differences(servers, [(TRANSACTIONS, "t-never")], patience_s=0) == {
         "accepted transactions lost": 1
     }
-    name_to_the_command_line(servers, monkeypatch)
+    servers.tell(monkeypatch)
     with changed_bit(servers):
         assert cli.run(["audit"]) == 1
     shown = capsys.readouterr()
@@ -118,7 +118,7 @@ def test_rebuild_brings_back_what_waited_for_a_transaction_in_an_emptied_redis(
         servers.settle()
     write_history(servers)
     assert {"labels lost", "outcomes lost"} < differences(servers).keys()
-    name_to_the_command_line(servers, monkeypatch)
+    servers.tell(monkeypatch)
     assert cli.run(["rebuild", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sent_again"] == 2
     with servers.working():
@@ -159,6 +159,27 @@ def test_a_decision_said_again_is_counted_and_another_one_is_found(servers: Serv
         audited(servers, patience_s=0)
 
 
+def test_it_ends_though_events_never_stop(servers: Servers) -> None:
+    """What is in the way is done, but while the log is read another payment comes."""
+    lived(servers)
+
+    class Restless(progress.Silent):
+        sent = 0
+
+        def say(self, note: str) -> None:
+            if note == "read the log":
+                self.sent += 1
+                servers.send(TRANSACTIONS, [payment(f"t-late-{self.sent}", START, "c-1", "m-1", 1.0)])
+                servers.settle()
+                write_history(servers)
+
+    began, restless = time.monotonic(), Restless()
+    with servers.working(), pytest.raises(UserError, match="events still came after 3 s"):
+        audit_command.run(servers.settings, restless, patience_s=3)
+    assert restless.sent > 1, "it did not try again while it had patience"
+    assert time.monotonic() - began < 30
+
+
 def quotes(n: int) -> list[dict[str, Any]]:
     return [QUOTE | {"quote_id": f"q-{i}"} for i in range(n)]
 
@@ -167,12 +188,6 @@ def outcomes(*of: int) -> list[dict[str, Any]]:
     """The same quote may be told of twice: its first outcome counts."""
     sold = {"event_time": "2024-03-01T13:00:00Z"}
     return [sold | {"quote_id": f"q-{i}", "units": number} for number, i in enumerate(of)]
-
-
-def name_to_the_command_line(servers: Servers, environment: pytest.MonkeyPatch) -> None:
-    for name in ("kafka", "redis", "mlflow"):
-        environment.setenv(f"TOLLGATE_ADDRESSES__{name.upper()}", getattr(servers.settings.addresses, name))
-    environment.setenv("TOLLGATE_HOME", str(servers.home))
 
 
 def lived(servers: Servers) -> History:

@@ -27,8 +27,7 @@ def test_history_and_stream_agree(
     with servers.working():
         servers.settle(120)
     servers.written_history()
-    monkeypatch.setenv("TOLLGATE_HOME", str(servers.home))
-    monkeypatch.setenv("TOLLGATE_ADDRESSES__REDIS", servers.redis)
+    servers.tell(monkeypatch)
     monkeypatch.setenv("TOLLGATE_LABELS__MATURITY_DAYS", "0")
 
     assert cli.run(["backtest", "--rule", RULE, "--json"]) == 0

@@ -21,7 +21,10 @@ from kafka.admin import MemberToRemove
 from features.fraud import CUSTOMER, TERMINAL, codes_of_rows
 from features.online import Codec
 from features.state import Entity, Events, States, codes_of, fold
+from ingestion import tables
 from ingestion.broker import Consumer
+from ingestion.historian import GROUP as HISTORY
+from ingestion.history import History
 from ingestion.simulators import wire
 from ingestion.simulators.columns import stack, take
 from ingestion.simulators.payments import PaymentLog, Payments, each_day
@@ -32,6 +35,7 @@ from serving.entity_stage import StreamBatch, read_batch
 from serving.processes import GROUP
 from tests.payments import same_bits
 from tests.servers import Breaking, DiedError, Servers, until
+from training.history_lag import HistoryLag
 
 pytestmark = pytest.mark.servers
 
@@ -43,7 +47,7 @@ LABELLED = 5
 def test_a_worker_killed_ten_times(servers: Servers) -> None:
     chance, log, kills = random.Random(1), simulated(50_000), 10
     sent = at_work = 0
-    with Decided(servers) as decided, Worker(servers) as worker:
+    with Decided(servers) as decided, Process(servers) as worker:
         for piece in pieces(log, kills):
             worker.start()
             send(servers, piece)
@@ -64,7 +68,7 @@ def test_a_worker_killed_ten_times(servers: Servers) -> None:
 def test_two_workers_killed_in_turn(servers: Servers) -> None:
     """Whom the other's death makes fail may end too: it is started anew, as its supervisor does."""
     chance, log, kills = random.Random(2), simulated(20_000), 4
-    with Decided(servers) as decided, Worker(servers) as one, Worker(servers) as other:
+    with Decided(servers) as decided, Process(servers) as one, Process(servers) as other:
         tend = Tend([one, other])
         for number, piece in enumerate(pieces(log, kills)):
             tend()
@@ -82,7 +86,7 @@ def test_two_workers_killed_in_turn(servers: Servers) -> None:
 def test_a_worker_that_was_stopped_for_so_long_that_another_took_over(servers: Servers) -> None:
     """It wakes up in the middle of its work: no state goes back, and nothing is in the history twice."""
     chance, log, stops = random.Random(4), simulated(24_000), 3
-    with Decided(servers) as decided, Worker(servers) as stopped, Worker(servers) as other:
+    with Decided(servers) as decided, Process(servers) as stopped, Process(servers) as other:
         for piece in pieces(log, stops):
             Tend([stopped])()
             send(servers, piece)
@@ -102,6 +106,32 @@ def test_a_worker_that_was_stopped_for_so_long_that_another_took_over(servers: S
     assert_states_follow_from_streams(servers)
     kept = servers.written_history().read(DECISIONS, columns=["transaction_id"])["transaction_id"].to_pylist()
     assert sorted(kept) == sorted(log.transaction_id.tolist())
+
+
+@pytest.mark.slow
+def test_two_histories_that_share_the_stream_and_end_in_turn(servers: Servers) -> None:
+    """Whoever writes which part, is killed, or is told to stop: every row is there once."""
+    log, rounds = simulated(12_000), 4
+    left = HistoryLag(servers.kafka, servers.settings.history)
+    with Process(servers, "history") as one, Process(servers, "history") as other, servers.working():
+        tend = Tend([one, other])
+        for number, piece in enumerate(pieces(log, rounds)):
+            tend()
+            until(lambda: shared(servers, HISTORY), limit_s=60, pause_s=0.2)
+            before = left() or 0
+            send(servers, piece)
+            until(lambda before=before: (left() or 0) > before)  # type: ignore[misc]
+            (one, other)[number % 2].signal(signal.SIGKILL if number < 2 else signal.SIGTERM)
+            until(lambda number=number: not (one, other)[number % 2].lives())  # type: ignore[misc]
+        tend()
+        servers.settle()
+        until(lambda: left() == 0, limit_s=60, pause_s=0.2)
+    history = History(servers.settings.history)
+    for table in (tables.TRANSACTIONS, tables.DECISIONS):
+        kept = history.read(table, columns=["transaction_id"])["transaction_id"].to_pylist()
+        assert sorted(kept) == sorted(log.transaction_id.tolist())
+    told = history.read(tables.LABELS, columns=["transaction_id"])["transaction_id"].to_pylist()
+    assert sorted(told) == sorted(name for piece in pieces(log, rounds) for name in labelled(piece))
 
 
 def test_writes_that_break_off_anywhere(servers: Servers) -> None:
@@ -147,17 +177,29 @@ def send(servers: Servers, log: PaymentLog) -> None:
     servers.send(LABELS, wire.labels(take(log, slice(0, len(log), LABELLED))))
 
 
-class Worker:
+def labelled(log: PaymentLog) -> list[str]:
+    """Payments of a piece that get a label."""
+    return log.transaction_id.tolist()[::LABELLED]
+
+
+def shared(servers: Servers, group: str) -> bool:
+    """Whether two members have parts of what a group reads."""
+    admin = KafkaAdminClient(bootstrap_servers=servers.kafka)
+    found = admin.describe_groups([group])[group]
+    admin.close()
+    return found["group_state"] == "Stable" and len(found["members"]) == 2
+
+
+class Process:
     """The real process, and the next one after its death."""
 
-    def __init__(self, servers: Servers) -> None:
-        addresses = {"KAFKA": servers.kafka, "REDIS": servers.redis, "MLFLOW": "http://127.0.0.1:1"}
-        named = {f"TOLLGATE_ADDRESSES__{name}": value for name, value in addresses.items()}
-        self._environment = {**os.environ, **named, "TOLLGATE_HOME": str(servers.home)}
-        self._log = servers.home.parent / f"worker-{id(self)}.log"
+    def __init__(self, servers: Servers, verb: str = "worker") -> None:
+        self._verb = verb
+        self._environment = {**os.environ, **servers.variables}
+        self._log = servers.home.parent / f"{verb}-{id(self)}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> "Process":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,7 +210,7 @@ class Worker:
     def start(self) -> None:
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "infra.cli", "run", "worker"],
+                [sys.executable, "-m", "infra.cli", "run", self._verb],
                 cwd=ROOT, env=self._environment, stdout=out, stderr=out,
             )  # fmt: skip
 
@@ -192,7 +234,7 @@ class Worker:
 class Tend:
     """Starts what is dead."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
+    def __init__(self, workers: Sequence[Process]) -> None:
         self._workers = workers
 
     def __call__(self) -> None:

@@ -20,12 +20,13 @@ from features.pause import PAUSE
 from infra import cli, progress
 from infra.errors import UserError
 from infra.settings import Settings
-from ingestion import history as tables
+from ingestion import history_files, tables
 from ingestion.commands import without_forgotten
 from ingestion.file_source import PastEvents
 from ingestion.forgotten import Forgotten
 from ingestion.historian import Historian, Progress
-from ingestion.history import DECISIONS, LABELS, SCORES, TRANSACTIONS, History, completed
+from ingestion.history import History
+from ingestion.tables import DECISIONS, LABELS, SCORES, TRANSACTIONS, completed
 from ingestion.topics import CUSTOMER_STREAM, TERMINAL_STREAM
 from ingestion.topics import LABELS as LABELS_TOPIC
 from ingestion.topics import TRANSACTIONS as TRANSACTIONS_TOPIC
@@ -34,7 +35,7 @@ from serving.forget_command import Done
 from serving.ownership import heartbeat_key
 from tests.api import serving
 from tests.payments import START, label, payment
-from tests.servers import HISTORY_TOPICS, Servers, until
+from tests.servers import HISTORY_TOPICS, Keyed, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -46,21 +47,9 @@ DEAR = 5_000.0
 type_of_image = Mapping[str, Any]
 
 
-class Keyed(Servers):
-    """Servers with a key of pseudonyms, or without."""
-
-    key: str = KEY
-
-    @property
-    def settings(self) -> Settings:
-        privacy = {"pseudonym_keys": [self.key] if self.key else []}
-        return Settings.model_validate(super().settings.model_dump() | {"privacy": privacy})
-
-
-@pytest.fixture(params=[KEY, ""], ids=["keyed", "plain"])
+@pytest.fixture(params=[[KEY], []], ids=["keyed", "plain"])
 def servers(request: pytest.FixtureRequest, stack_settings: Settings, tmp_path: Path) -> Iterator[Keyed]:
-    empty = Keyed(stack_settings, tmp_path / "home")
-    empty.key = request.param
+    empty = Keyed(stack_settings, tmp_path / "home", keys=request.param)
     empty.clear()
     yield empty
     empty.close()
@@ -213,7 +202,7 @@ def test_one_is_gone_and_all_others_are_as_before(servers: Keyed, capsys: pytest
     assert_forgotten(servers, before)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("infra.settings.load", lambda: servers.settings)
+        servers.tell(patched)
         assert cli.run(["forget", WHO, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["found"] == []
@@ -226,7 +215,7 @@ def test_a_name_that_is_left_somewhere_is_told_and_fails(
     servers: Keyed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever it is in: a file that is nobody's, a Parquet file, a key of Redis."""
-    monkeypatch.setattr("infra.settings.load", lambda: servers.settings)
+    servers.tell(monkeypatch)
     name = sorted(their_names(servers))[-1]
     (servers.home / "mine").mkdir(parents=True)
     (servers.home / "mine" / "notes.bin").write_bytes(b"\0\xff " + name.encode() + b"\n")
@@ -242,7 +231,7 @@ def test_a_name_that_is_left_somewhere_is_told_and_fails(
     assert "another.parquet" not in told.err
 
 
-@pytest.mark.parametrize("servers", [KEY], indirect=True, ids=["keyed"])
+@pytest.mark.parametrize("servers", [[KEY]], indirect=True, ids=["keyed"])
 def test_killed_at_any_step_it_is_finished_by_the_next(
     servers: Keyed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,7 +309,7 @@ def test_a_file_of_the_time_before_does_not_bring_them_back(servers: Keyed) -> N
     past = PastEvents(rows, tables.empty(LABELS), pa.table({}), 0)
     kept = without_forgotten(servers.settings, past).decided
     assert kept["transaction_id"].to_pylist() == ["t-2", "t-3"]
-    assert (WHO in kept["customer_id"].to_pylist()) == (not servers.key)
+    assert (WHO in kept["customer_id"].to_pylist()) == (not servers.keys)
 
 
 def test_it_is_refused_while_the_history_lacks_something(
@@ -362,7 +351,7 @@ def killed(servers: Keyed, after: int, monkeypatch: pytest.MonkeyPatch) -> bool:
         return step
 
     with monkeypatch.context() as patched:
-        patched.setattr(tables, "_write", counted(tables._write))
+        patched.setattr(history_files, "_write", counted(history_files._write))
         patched.setattr(replay, "_without", counted(replay._without))
         patched.setattr(forgetting, "_starred", counted(forgetting._starred))
         real = Connection.execute

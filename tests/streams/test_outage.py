@@ -1,5 +1,6 @@
 """Neighbours that hang, die and come back under load: the API answers, nothing is lost or counted twice."""
 
+import errno
 import signal
 import threading
 import time
@@ -18,9 +19,10 @@ import pytest
 
 from infra.settings import Neighbours, Settings, load
 from infra.stack.local import Stack
-from ingestion import history as tables
+from ingestion import tables
 from ingestion.broker import HEARTBEAT_S, Consumer, Producer
 from ingestion.topics import TRANSACTIONS
+from serving.outbox import File
 from tests.api import serving
 from tests.payments import START, payment, wire_time
 from tests.servers import Servers, until
@@ -349,6 +351,27 @@ def test_an_outbox_that_is_full_refuses(servers: Servers, stack: Stack) -> None:
             assert sum(f.stat().st_size for f in (servers.home / "outbox").iterdir()) <= 0.02 * 2**20
         until(lambda: outbox(client) == 0, 5)
         assert score(client, "room again").status == 200
+
+
+def test_a_disk_that_cannot_be_read_for_a_while_loses_nothing(
+    servers: Servers, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = File.read, iter(range(5))
+
+    def failing(self: File, at: int = 0, size: int | None = None) -> bytes:
+        if next(failures, None) is not None:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, at, size)
+
+    with serving(servers.settings) as client:
+        with stopped(stack, "kafka"):
+            answers = [score(client, f"unread-{n}", n) for n in range(20)]
+            monkeypatch.setattr(File, "read", failing)
+        until(lambda: outbox(client) == 0, 20)
+        assert next(failures, None) is None, "the disk was not asked"
+        answers.append(score(client, "readable again"))
+    assert {each.status for each in answers} == {200}
+    assert_each_once(servers, [each.name for each in answers])
 
 
 def test_the_loop_is_not_held_up_by_a_broker_that_hangs(servers: Servers, stack: Stack) -> None:

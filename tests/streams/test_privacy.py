@@ -1,7 +1,7 @@
 """No card number and, with a key, no identifier gets behind the edge: HTTP, Kafka and files alike."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -14,17 +14,17 @@ from features.online import entity_key
 from infra.settings import Settings
 from ingestion.broker import Consumer, Producer, Record
 from ingestion.historian import Historian, Progress
-from ingestion.history import DECISIONS as DECISIONS_TABLE
-from ingestion.history import LABELS as LABELS_TABLE
-from ingestion.history import TRANSACTIONS as TRANSACTIONS_TABLE
 from ingestion.history import History
 from ingestion.processes import Loop
 from ingestion.pseudonyms import PERSONAL, Pseudonyms
+from ingestion.tables import DECISIONS as DECISIONS_TABLE
+from ingestion.tables import LABELS as LABELS_TABLE
+from ingestion.tables import TRANSACTIONS as TRANSACTIONS_TABLE
 from ingestion.topics import DECISIONS, LABELS, OUTCOMES, QUOTES, TRANSACTIONS, all_topics, dead_letters
 from serving.router import DECISION_HEADER
 from tests.api import serving
 from tests.payments import START, label, payment, wire_time
-from tests.servers import HISTORY_TOPICS, Servers, until
+from tests.servers import HISTORY_TOPICS, Keyed, Servers, until
 
 pytestmark = pytest.mark.servers
 
@@ -33,20 +33,9 @@ CARD = b"4111111111111111"
 TRACES = (CARD, b"4111 1111", b"1111111", b"0031111")
 
 
-class Keyed(Servers):
-    """Servers with a key of pseudonyms."""
-
-    keys: Sequence[str] = (KEY,)
-
-    @property
-    def settings(self) -> Settings:
-        privacy = {"pseudonym_keys": list(self.keys), "attributes": ["email"]}
-        return Settings.model_validate(super().settings.model_dump() | {"privacy": privacy})
-
-
 @pytest.fixture
 def servers(stack_settings: Settings, tmp_path: Any) -> Iterator[Keyed]:
-    empty = Keyed(stack_settings, tmp_path / "home")
+    empty = Keyed(stack_settings, tmp_path / "home", keys=[KEY], attributes=["email"])
     empty.clear()
     yield empty
     empty.close()
@@ -235,9 +224,9 @@ def test_a_new_key_takes_people_along(servers: Keyed, monkeypatch: pytest.Monkey
     before = states(servers, [old.of("customer_id", f"c-{i}") for i in range(3)])
     assert len(before) == 3
 
-    monkeypatch.setattr(Keyed, "keys", [KEY, "n" * 43])
+    servers.keys = [KEY, "n" * 43]
     new = Pseudonyms([KEY, "n" * 43])
-    monkeypatch.setattr("infra.settings.load", lambda: servers.settings)
+    servers.tell(monkeypatch)
     commands.rebuild(as_json=True)
     assert states(servers, [new.of("customer_id", f"c-{i}") for i in range(3)]) == before
     assert states(servers, [old.of("customer_id", f"c-{i}") for i in range(3)]) == []
