@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -40,6 +41,8 @@ BOOTSTRAP_MS = 10_000
 """How long a broker may take to answer a new client."""
 RECONNECT_MS = 1_000
 """Longest pause before a lost connection is tried again; kafka-python's own 30 s would outlast an outage."""
+UNREADY_MS = 20.0
+"""A producer that cannot send looks again after this, or as soon as anything comes."""
 
 type_of_headers = Sequence[tuple[str, bytes]]
 
@@ -166,6 +169,16 @@ def group_offsets(address: str, group: str) -> dict[Partition, int]:
     return {Partition(*key): int(offset.offset) for key, offset in found.items()}
 
 
+def _unready_ms(delay_s: Callable[[Any], float], node: Any) -> float:
+    """How long kafka-python's sender shall wait for a broker that it cannot send to.
+
+    Version 3.0.12 takes the seconds that it is told for milliseconds, and they are none while a connection is
+    being made or has as many requests under way as it may: without this, a broker that hangs costs every
+    producer that has something to send a core.
+    """
+    return max(1e3 * delay_s(node), UNREADY_MS)
+
+
 class Producer:
     """Sends records; `flush` returns only when the broker has all of them.
 
@@ -199,6 +212,8 @@ class Producer:
             )
         except KafkaError as error:
             raise BrokerError(f"Kafka at {address} does not answer: {error}") from error
+        client = self._kafka._sender._client
+        client.connection_delay = partial(_unready_ms, client.connection_delay)
         self._unflushed: list[Any] = []
 
     def send(

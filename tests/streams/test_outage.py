@@ -300,6 +300,23 @@ def test_a_reader_rests_while_kafka_hangs(servers: Servers, stack: Stack) -> Non
         until(lambda: len(reader.poll(50)) == 1, pause_s=0)
 
 
+def test_a_writer_rests_while_kafka_hangs(
+    servers: Servers, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its request has not been answered in time, it tries to connect anew."""
+    with closing(Producer(servers.kafka, delivery_s=12.0)) as writer:
+        writer.learn([TRANSACTIONS])
+        sender, looks = writer._kafka._sender, list[float]()
+        turn = sender.run_once
+        monkeypatch.setattr(sender, "run_once", lambda: (looks.append(time.monotonic()), turn()))
+        with stopped(stack, "kafka"):
+            writer.send(TRANSACTIONS, b"{}", b"k")
+            time.sleep(8.0)
+        late = [each for each in looks if each > looks[-1] - 1.5]
+        assert 1 < len(late) < 200
+        writer.flush()
+
+
 def test_an_api_that_starts_without_neighbours(
     servers: Servers, stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
