@@ -61,7 +61,7 @@ class Catalogue:
                 return
 
     def remembered(self, product_id: str) -> Product | None:
-        """The product as it was known last, for when the store is away; None if it was not."""
+        """The product as it was known last, for when the store is away or was emptied; None if it was not."""
         return found(self._remembered.get(product_id.encode()))
 
     async def get(self, product_id: str) -> Product | None:

@@ -135,7 +135,7 @@ async def _look_up(
     ]
     try:
         reply, state, before, held = await services.store.execute(commands)
-        product = found(reply)
+        product = found(reply) or services.catalogue.remembered(asked.product_id)  # an emptied store
         if product is not None and same.turned_by(product):
             (held,) = await services.store.execute([same.asking])
     except StoreError:

@@ -135,6 +135,8 @@ def test_the_settings_products_come_back_to_an_emptied_redis(servers: Servers) -
         until(lambda: client.get("/v1/products").json())
         before = client.get("/v1/products").json()
         servers.store().execute([("FLUSHALL",)])
+        asked = {"quote_id": "q-1", "event_time": QUOTE["event_time"], "product_id": "p-1", "context": {}}
+        assert client.post("/v1/prices/quote", json=asked).status_code == 200, "it is known by heart"
         until(lambda: client.get("/v1/products").json() == before, limit_s=20)
 
 
