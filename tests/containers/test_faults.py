@@ -21,14 +21,17 @@ SEEN = Observed(
     20.0,
     {"200": 3, "200 degraded": 1},
     {"503 with Retry-After": 2},
-    0.25,
-    4.0,
-    1.0,
-    9,
-    0,
-    {},
-    [],
-    {},
+    p99_s=0.1,
+    slowest_s=0.25,
+    late=[],
+    in_budget=True,
+    back_s=4.0,
+    caught_up_s=1.0,
+    audited=9,
+    repeated=0,
+    differences={},
+    first=[],
+    unexpected={},
 )
 
 
@@ -69,4 +72,4 @@ def test_the_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     assert text.startswith(f"# Before\n{BEGIN}\nMade today.\n\n| fault |")
     assert text.endswith(f"{line(SEEN)}\n{END}\nafter\n")
     assert "old" not in text
-    assert "| 3 × 200, 1 × 200 degraded | 2 × 503 with Retry-After | 25% | 250 ms | 4 s | 0 |" in text
+    assert "| 3 × 200, 1 × 200 degraded | 2 × 503 with Retry-After | 25% | 100, 250 ms | 4 s | 0 |" in text

@@ -1,5 +1,6 @@
-"""`make faults`: every fault under load, the table into docs/reliability.md, and 1 as exit code if any lost.
+"""`make faults`: every fault under load, and the table into docs/reliability.md.
 
+The exit code is 1 if something was lost, or answered too late or by what no client should see.
 `python -m tests.faults --only NAME` tries those whose name holds a word; `--seed` repeats an order.
 """
 
@@ -40,7 +41,7 @@ def main() -> int:
         about = f"Made on {datetime.now(UTC):%Y-%m-%d}, seed {seed}, {chosen.workers} workers."
         report.written(DOCUMENT, seen, about)
     say(report.table(seen))
-    return 1 if any(each.lost or each.error or each.unexpected for each in seen) else 0
+    return 0 if all(each.fine for each in seen) else 1
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from tests.faults.trial import Observed
 
 BEGIN, END = "<!-- faults: made by `make faults` -->", "<!-- end of faults -->"
 HEAD = (
-    "| fault | load | scores | other calls | degraded | slowest score | back after | lost or doubled |\n"
+    "| fault | load | scores | other calls | degraded | score p99, slowest | back after | lost or doubled |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
@@ -35,7 +35,7 @@ def line(seen: Observed) -> str:
         counts(seen.scores),
         counts(seen.others),
         f"{seen.degraded:.0%}",
-        f"{seen.slowest_s * 1e3:.0f} ms",
+        f"{seen.p99_s * 1e3:.0f}, {seen.slowest_s * 1e3:.0f} ms",
         f"{seen.back_s:.0f} s",
         lost if not seen.error else f"{lost} ({seen.error[:100]})",
     )

@@ -1,5 +1,6 @@
 """One fault under load, and what was observed: while it lasted, until all was well again, and afterwards."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -7,8 +8,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tests.faults.faults import Fault, Flushed, Paused
-from tests.faults.load import CUT_OFF, NO_ANSWER, OUTCOME, REFUSED, SCORE, Answer, Load
+from tests.faults.faults import Fault, Paused
+from tests.faults.load import CUT_OFF, NO_ANSWER, REFUSED, SCORE, Answer, Load
 from tests.faults.stack import Stack, StackError
 
 CALM_S = 3.0
@@ -21,6 +22,8 @@ PATIENT_KINDS = (TOO_MANY, "503 with Retry-After")
 OF_A_DEAD_API, OF_A_PAUSED_API = (REFUSED, CUT_OFF, TOO_MANY), (NO_ANSWER, TOO_MANY)
 """It comes back to all calls at once that were sent, or sent again, meanwhile."""
 ANSWERED = ("200", "200 degraded")
+BUDGET_S = 0.25
+"""For p99 of the scores, degraded or not."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,13 @@ class Observed:
     """Answers to scores from the fault's begin until all was well, by kind."""
     others: dict[str, int]
     """Answers to all other calls."""
-    slowest_s: float
+    p99_s: float
     """Of the scores that were answered."""
+    slowest_s: float
+    late: list[tuple[float, float]]
+    """Scores that took longer than the budget: when, in seconds from the fault's beginning, and how long."""
+    in_budget: bool
+    """Whether p99 was, unless the fault was that the API itself could not answer."""
     back_s: float
     """From the fault's end to the last answer that was not normal, and until every container was well."""
     caught_up_s: float
@@ -56,6 +64,11 @@ class Observed:
         """Share of the scores that were answered degraded."""
         answered = sum(self.scores.get(kind, 0) for kind in ANSWERED)
         return self.scores.get("200 degraded", 0) / answered if answered else 0.0
+
+    @property
+    def fine(self) -> bool:
+        """Whether all was as it should be."""
+        return not (self.lost or self.error or self.unexpected) and self.in_budget
 
     @property
     def lost(self) -> int:
@@ -119,12 +132,21 @@ class Trials:
         new = Counter(found.get("differences", {})) - self.known
         self.known |= Counter(found.get("differences", {}))
         scores = [each for each in answers if each.path == SCORE]
+        took_s = sorted(each.took_s for each in scores if each.kind in ANSWERED) or [0.0]
+        p99_s = took_s[math.ceil(0.99 * len(took_s)) - 1]
         return Observed(
             fault=fault.name,
             requests_per_s=round(len(answers) / max(stopped - began, 1.0), 1),
             scores=dict(Counter(each.kind for each in scores)),
             others=dict(Counter(each.kind for each in answers if each.path != SCORE)),
-            slowest_s=round(max((each.took_s for each in scores if each.kind in ANSWERED), default=0.0), 3),
+            p99_s=round(p99_s, 3),
+            slowest_s=round(took_s[-1], 3),
+            late=[
+                (round(each.sent_s - began, 2), round(each.took_s, 3))
+                for each in scores
+                if each.took_s > BUDGET_S
+            ],
+            in_budget=p99_s <= BUDGET_S or "api" in fault.hits,
             back_s=round(back_s, 1),
             caught_up_s=round(float(found.get("waited_s", float("nan"))), 1),
             audited=sum(found.get("sent", {}).values()),
@@ -142,7 +164,5 @@ def expected(answer: Answer, fault: Fault) -> bool:
         return True
     if answer.kind in PATIENT_KINDS and answer.path != SCORE:
         return True
-    if answer.kind == "404":  # of a quote that Redis has forgotten
-        return answer.path == OUTCOME and isinstance(fault, Flushed)
     mute = OF_A_PAUSED_API if isinstance(fault, Paused) else OF_A_DEAD_API
     return answer.kind in mute and "api" in fault.hits
