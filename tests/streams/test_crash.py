@@ -5,11 +5,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -109,29 +111,47 @@ def test_a_worker_that_was_stopped_for_so_long_that_another_took_over(servers: S
 
 
 @pytest.mark.slow
-def test_two_histories_that_share_the_stream_and_end_in_turn(servers: Servers) -> None:
+def test_two_histories_that_share_a_busy_stream_and_end_in_turn(servers: Servers) -> None:
     """Whoever writes which part, is killed, or is told to stop: every row is there once."""
-    log, rounds = simulated(12_000), 4
+    chance, log, ends = random.Random(5), simulated(12_000), cycle([signal.SIGKILL, signal.SIGTERM])
+    parts = [take(log, slice(start, start + 150)) for start in range(0, len(log), 150)]
     left = HistoryLag(servers.kafka, servers.settings.history)
     with Process(servers, "history") as one, Process(servers, "history") as other, servers.working():
-        tend = Tend([one, other])
-        for number, piece in enumerate(pieces(log, rounds)):
-            tend()
-            until(lambda: shared(servers, HISTORY), limit_s=60, pause_s=0.2)
-            before = left() or 0
-            send(servers, piece)
-            until(lambda before=before: (left() or 0) > before)  # type: ignore[misc]
-            (one, other)[number % 2].signal(signal.SIGKILL if number < 2 else signal.SIGTERM)
-            until(lambda number=number: not (one, other)[number % 2].lives())  # type: ignore[misc]
+        tend, rounds = Tend([one, other]), 0
+        with trickling(servers, parts) as busy:
+            while busy():
+                tend()
+                until(lambda: shared(servers, HISTORY) or not busy(), pause_s=0.1)
+                time.sleep(chance.uniform(0, 2))
+                ending = (one, other)[rounds % 2]
+                ending.signal(next(ends))
+                until(lambda ending=ending: not ending.lives())  # type: ignore[misc]
+                rounds += 1
         tend()
         servers.settle()
-        until(lambda: left() == 0, limit_s=60, pause_s=0.2)
+        until(lambda: left() == 0, pause_s=0.2)
+    assert rounds > 3
     history = History(servers.settings.history)
     for table in (tables.TRANSACTIONS, tables.DECISIONS):
         kept = history.read(table, columns=["transaction_id"])["transaction_id"].to_pylist()
         assert sorted(kept) == sorted(log.transaction_id.tolist())
     told = history.read(tables.LABELS, columns=["transaction_id"])["transaction_id"].to_pylist()
-    assert sorted(told) == sorted(name for piece in pieces(log, rounds) for name in labelled(piece))
+    assert sorted(told) == sorted(name for part in parts for name in labelled(part))
+
+
+@contextmanager
+def trickling(servers: Servers, parts: Sequence[PaymentLog]) -> Iterator[Callable[[], bool]]:
+    """Payments that go on coming; what is given says whether they still do."""
+
+    def send_all() -> None:
+        for part in parts:
+            send(servers, part)
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=send_all)
+    thread.start()
+    yield thread.is_alive
+    thread.join()
 
 
 def test_writes_that_break_off_anywhere(servers: Servers) -> None:
