@@ -306,10 +306,14 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     Kafka-python says that all partitions go, then that some come, but those that stay keep their position:
     whoever forgot what had been read of them would never see it again.
+
+    Args:
+        come: called before the listener hears of partitions that come.
     """
 
-    def __init__(self, listener: Assignment) -> None:
+    def __init__(self, listener: Assignment | None, come: Callable[[], None]) -> None:
         self._listener = listener
+        self._come = come
         self._ours: set[Partition] = set()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
@@ -324,9 +328,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def _become(self, ours: set[Partition]) -> None:
         gone, come = sorted(self._ours - ours), sorted(ours - self._ours)
         self._ours = ours
-        if gone:
-            self._listener.revoked(gone)
         if come:
+            self._come()
+        if gone and self._listener:
+            self._listener.revoked(gone)
+        if come and self._listener:
             self._listener.assigned(come)
 
 
@@ -370,7 +376,7 @@ class Consumer:
         if group is None:
             self._kafka.assign([TopicPartition(t, p) for t in topics for p in self._partitions(t)])
         else:
-            self._kafka.subscribe(list(topics), listener=_Listener(listener) if listener else None)
+            self._kafka.subscribe(list(topics), listener=_Listener(listener, self._ask_afresh))
 
     def _partitions(self, topic: str) -> list[int]:
         end = time.monotonic() + METADATA_TIMEOUT_S
@@ -411,6 +417,16 @@ class Consumer:
         fetcher = self._kafka._fetcher
         if not fetcher._next_partition_records:
             fetcher._next_partition_records = None
+
+    def _ask_afresh(self) -> None:
+        """Have the broker say of every partition again where it ends, also of those that have no news.
+
+        Version 3.0.12 forgets that of a partition that went away, but not that it has asked for it, and from
+        then on is told of changes only. Without this, who gets an empty partition back before it asked again
+        (the group had given it up and it rejoined at once) does not know that nothing is there.
+        """
+        for session in self._kafka._fetcher._session_handlers.values():
+            session.handle_error(None)
 
     def _finish_joining(self) -> None:
         """Let kafka-python go on with a rebalance that outlasted the poll in which it began.

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
 
 from features.connection import Connection, StoreError, type_of_command
 from infra.settings import Settings
@@ -68,6 +69,14 @@ def until(true: Callable[[], object], limit_s: float = 60, pause_s: float = 0.02
     while not true():
         assert time.monotonic() < deadline, f"{true} did not come true within {limit_s} s"
         time.sleep(pause_s)
+
+
+def expel_all(address: str, group: str) -> None:
+    """Let the broker at this address give up all members of a group at once."""
+    with closing(KafkaAdminClient(bootstrap_servers=address)) as admin:
+        members = admin.describe_groups([group])[group]["members"]
+        if members:
+            admin.remove_group_members(group, [MemberToRemove(each["member_id"]) for each in members])
 
 
 class NoChampion:

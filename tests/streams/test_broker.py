@@ -8,6 +8,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from ingestion.broker import (
+    Assignment,
     BrokerError,
     Consumer,
     Partition,
@@ -16,7 +17,7 @@ from ingestion.broker import (
     answers,
     create_topics,
 )
-from tests.servers import Servers, until
+from tests.servers import Servers, expel_all, until
 
 pytestmark = pytest.mark.servers
 
@@ -44,10 +45,27 @@ def fill(address: str, n: int, topic: str = ONE, start: int = 0) -> None:
 
 @contextlib.contextmanager
 def reading(
-    address: str, topics: Sequence[str] = (ONE,), group: str | None = "g", max_records: int = 7
+    address: str,
+    topics: Sequence[str] = (ONE,),
+    group: str | None = "g",
+    max_records: int = 7,
+    listener: Assignment | None = None,
 ) -> Iterator[Consumer]:
-    with contextlib.closing(Consumer(address, topics, group, max_records=max_records)) as consumer:
+    with contextlib.closing(Consumer(address, topics, group, listener, max_records)) as consumer:
         yield consumer
+
+
+class Told:
+    """What a member of the group was told to have lost and got, in turn."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, list[Partition]]] = []
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        self.changes.append(("assigned", list(partitions)))
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        self.changes.append(("revoked", list(partitions)))
 
 
 def numbers(records: Sequence[Record]) -> list[int]:
@@ -171,12 +189,7 @@ def test_a_commit_is_refused_after_the_partition_went_to_another(broker: str) ->
     fill(broker, 5)
     with reading(broker) as consumer:
         read(consumer, 5)
-        admin = KafkaAdminClient(bootstrap_servers=broker)
-        from kafka.admin import MemberToRemove
-
-        members = admin.describe_groups(["g"])["g"]["members"]
-        admin.remove_group_members("g", [MemberToRemove(each["member_id"]) for each in members])
-        admin.close()
+        expel_all(broker, "g")
         with pytest.raises(BrokerError, match=r"could not commit.*contract\.one"):
             consumer.commit({Partition(ONE, 0): 5})
 
@@ -199,6 +212,20 @@ def test_an_empty_partition_is_caught_up_as_soon_as_that_is_known(broker: str) -
     with reading(broker, [TWO]) as consumer:
         until(lambda: consumer.poll(20) or consumer.assignment())
         until(lambda: consumer.poll(20) or all(map(consumer.caught_up, consumer.assignment())))
+
+
+def test_who_was_given_up_and_rejoins_knows_again_that_nothing_more_is_there(broker: str) -> None:
+    fill(broker, 5)
+    told = Told()
+    with reading(broker, [ONE, TWO], listener=told) as consumer:
+        read(consumer, 5)
+        mine = consumer.assignment()
+        consumer.commit(consumer.ends(mine))
+        until(lambda: consumer.poll(20) or all(map(consumer.caught_up, mine)))
+        expel_all(broker, "g")
+        until(lambda: consumer.poll(20) or len(told.changes) == 3)
+        assert told.changes == [("assigned", mine), ("revoked", mine), ("assigned", mine)]
+        until(lambda: consumer.poll(20) or all(map(consumer.caught_up, mine)), limit_s=10)
 
 
 def test_transactions_of_others_leave_nothing_that_is_waited_for(broker: str) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -18,7 +18,6 @@ import numpy as np
 import orjson
 import pytest
 from kafka import KafkaAdminClient
-from kafka.admin import MemberToRemove
 
 from features.fraud import CUSTOMER, TERMINAL, codes_of_rows
 from features.online import Codec
@@ -36,7 +35,7 @@ from serving.customer_stage import values_of
 from serving.entity_stage import StreamBatch, read_batch
 from serving.processes import GROUP
 from tests.payments import same_bits
-from tests.servers import Breaking, DiedError, Servers, until
+from tests.servers import Breaking, DiedError, Servers, expel_all, until
 from training.history_lag import HistoryLag
 
 pytestmark = pytest.mark.servers
@@ -58,7 +57,7 @@ def test_a_worker_killed_ten_times(servers: Servers) -> None:
             worker.kill()
             sent += len(piece)
             at_work += decided.count() < sent
-            expel_all(servers)
+            expel_all(servers.kafka, GROUP)  # its own 10 s of patience are the other test's
         worker.start()
         decided.await_all(log, worker.assert_lives)
         servers.settle()
@@ -95,10 +94,11 @@ def test_a_worker_that_was_stopped_for_so_long_that_another_took_over(servers: S
             decided.await_more(chance.randrange(1, 2_000), stopped.assert_lives)
             time.sleep(chance.uniform(0, 0.2))
             stopped.signal(signal.SIGSTOP)
+            _, before = members(servers, GROUP)
+            sent = decided.drain()
             other.start()
-            sent = decided.count() + 1
-            decided.await_more(1, other.assert_lives)
-            assert decided.count() >= sent, "the other has not taken over"
+            until(partial(taken_over, servers, before))
+            decided.await_beyond(sent, other.assert_lives)
             stopped.signal(signal.SIGCONT)
             until(lambda: not stopped.lives())  # it finds its connection closed, sooner or later
             decided.await_settled(servers, Tend([stopped, other]))
@@ -204,10 +204,21 @@ def labelled(log: PaymentLog) -> list[str]:
 
 def shared(servers: Servers, group: str) -> bool:
     """Whether two members have parts of what a group reads."""
-    admin = KafkaAdminClient(bootstrap_servers=servers.kafka)
-    found = admin.describe_groups([group])[group]
-    admin.close()
-    return found["group_state"] == "Stable" and len(found["members"]) == 2
+    stable, now = members(servers, group)
+    return stable and len(now) == 2
+
+
+def taken_over(servers: Servers, before: set[str]) -> bool:
+    """Whether others than these are the workers by now."""
+    stable, now = members(servers, GROUP)
+    return stable and bool(now) and not now & before
+
+
+def members(servers: Servers, group: str) -> tuple[bool, set[str]]:
+    """Whether a group has shared out what it reads, and who is in it."""
+    with closing(KafkaAdminClient(bootstrap_servers=servers.kafka)) as admin:
+        found = admin.describe_groups([group])[group]
+    return found["group_state"] == "Stable", {each["member_id"] for each in found["members"]}
 
 
 class Process:
@@ -263,15 +274,6 @@ class Tend:
                 worker.start()
 
 
-def expel_all(servers: Servers) -> None:
-    """Let the broker know of the death at once; its own 10 s of patience are the other test's."""
-    admin = KafkaAdminClient(bootstrap_servers=servers.kafka)
-    members = admin.describe_groups([GROUP])[GROUP]["members"]
-    if members:
-        admin.remove_group_members(GROUP, [MemberToRemove(each["member_id"]) for each in members])
-    admin.close()
-
-
 class Decided:
     """Counts the decisions of each payment as they come."""
 
@@ -296,8 +298,10 @@ class Decided:
 
     def await_more(self, n: int, meanwhile: Callable[[], None]) -> None:
         self._read()
-        total = self._times.total() + n
-        self._await(lambda: self._times.total() >= total, meanwhile)
+        self.await_beyond(self._times.total() + n - 1, meanwhile)
+
+    def await_beyond(self, total: int, meanwhile: Callable[[], None]) -> None:
+        self._await(lambda: self._times.total() > total, meanwhile)
 
     def await_all(self, log: PaymentLog, meanwhile: Callable[[], None]) -> None:
         self._await(lambda: len(self._times) >= len(log), meanwhile)
@@ -313,10 +317,15 @@ class Decided:
     def await_settled(self, servers: Servers, meanwhile: Callable[[], None]) -> None:
         self._await(lambda: not servers.lag(), meanwhile)
 
-    def assert_each_once(self, log: PaymentLog) -> None:
-        while self._consumer.lag() and any(self._consumer.lag().values()):
-            self._read()
+    def drain(self) -> int:
+        """Decisions as far as the log goes."""
         self._read()
+        while any(self._consumer.lag().values()):
+            self._read()
+        return self._times.total()
+
+    def assert_each_once(self, log: PaymentLog) -> None:
+        self.drain()
         assert self._times.keys() == set(log.transaction_id.tolist())
         again = {name: n for name, n in self._times.items() if n > 1}
         assert not again, f"{len(again)} payments were decided more than once: {list(again.items())[:5]}"
