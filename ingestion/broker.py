@@ -21,6 +21,7 @@ from kafka import (
     TopicPartition,
 )
 from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.structs import MemberState
 
@@ -70,6 +71,22 @@ async def _connect_or_close(self: Any, net: Any, sock: socket.socket, *rest: Any
 
 
 KafkaNetSocket.sock_connect = _connect_or_close
+
+
+_initialize = KafkaConnection.initialize
+
+
+async def _initialize_or_fail(self: Any, *args: Any, **named: Any) -> None:
+    """What kafka-python 3.0.12 does, but a connection that came to nothing is an error of who connects.
+
+    It takes one for made that was closed before a word was said, as a proxy does whose broker is away, and so
+    tries again at once: without this, each such client costs a core, and the proxy a connection each time.
+    """
+    await _initialize(self, *args, **named)
+    await self.init_future
+
+
+KafkaConnection.initialize = _initialize_or_fail
 
 
 def _hang_up(client: Any) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import socketserver
 import threading
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -315,6 +317,40 @@ def test_a_writer_rests_while_kafka_hangs(
         late = [each for each in looks if each > looks[-1] - 1.5]
         assert 1 < len(late) < 200
         writer.flush()
+
+
+def test_a_writer_rests_while_a_proxy_hangs_up_in_place_of_kafka(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hanging_up() as (port, calls), closing(Producer(servers.kafka)) as writer:
+        writer.learn([TRANSACTIONS])
+        manager = writer._kafka._sender._client._manager
+        (broker,) = manager.cluster.brokers()
+        with monkeypatch.context() as patched:
+            proxy = SimpleNamespace(node_id=broker.node_id, host="127.0.0.1", port=port, rack=None)
+            patched.setattr(manager.cluster, "broker_metadata", lambda _: proxy)
+            manager.call_soon(manager.close, broker.node_id)
+            writer.send(TRANSACTIONS, b"{}", b"k")
+            time.sleep(4.0)
+            assert 3 < len(calls) < 15
+        writer.flush()
+
+
+@contextmanager
+def hanging_up() -> Iterator[tuple[int, Sequence[object]]]:
+    """A port at which whoever calls is answered and cut off, and who called."""
+    calls: list[object] = []
+
+    class Call(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            calls.append(self.client_address)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Call) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_address[1], calls
+        server.shutdown()
+        thread.join()
 
 
 def test_an_api_that_starts_without_neighbours(
