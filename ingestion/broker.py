@@ -20,6 +20,7 @@ from kafka import (
     OffsetAndMetadata,
     TopicPartition,
 )
+from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
@@ -87,6 +88,24 @@ async def _initialize_or_fail(self: Any, *args: Any, **named: Any) -> None:
 
 
 KafkaConnection.initialize = _initialize_or_fail
+
+
+_request_update = ClusterMetadata.request_update
+
+
+def _request_update_once(self: Any) -> Any:
+    """What kafka-python 3.0.12 does, but who asks again while an answer is awaited wakes nobody.
+
+    A producer asks at each turn while a partition has no leader, and each time is woken for its next turn:
+    without this, a broker that shuts down in good order costs every producer half a core until it is gone.
+    """
+    with self._lock:
+        asked = self._future
+        awaited = self._need_update and asked and not asked.is_done
+    return asked if awaited else _request_update(self)
+
+
+ClusterMetadata.request_update = _request_update_once
 
 
 def _hang_up(client: Any) -> None:

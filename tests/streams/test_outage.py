@@ -308,15 +308,35 @@ def test_a_writer_rests_while_kafka_hangs(
     """Once its request has not been answered in time, it tries to connect anew."""
     with closing(Producer(servers.kafka, delivery_s=12.0)) as writer:
         writer.learn([TRANSACTIONS])
-        sender, looks = writer._kafka._sender, list[float]()
-        turn = sender.run_once
-        monkeypatch.setattr(sender, "run_once", lambda: (looks.append(time.monotonic()), turn()))
+        looks = turns(writer, monkeypatch)
         with stopped(stack, "kafka"):
             writer.send(TRANSACTIONS, b"{}", b"k")
             time.sleep(8.0)
         late = [each for each in looks if each > looks[-1] - 1.5]
         assert 1 < len(late) < 200
         writer.flush()
+
+
+def test_a_writer_rests_while_a_partition_has_no_leader(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Producer(servers.kafka)) as writer:
+        writer.learn([TRANSACTIONS])
+        looks = turns(writer, monkeypatch)
+        with monkeypatch.context() as patched:
+            patched.setattr(writer._kafka._metadata, "leader_for_partition", lambda _: -1)
+            writer.send(TRANSACTIONS, b"{}", b"k")
+            time.sleep(2.0)
+            assert 2 < len(looks) < 200
+        writer.flush()
+
+
+def turns(writer: Producer, monkeypatch: pytest.MonkeyPatch) -> Sequence[float]:
+    """When kafka-python's sender looked what there is to do, by the monotonic clock."""
+    sender, looks = writer._kafka._sender, list[float]()
+    turn = sender.run_once
+    monkeypatch.setattr(sender, "run_once", lambda: (looks.append(time.monotonic()), turn()))
+    return looks
 
 
 def test_a_writer_rests_while_a_proxy_hangs_up_in_place_of_kafka(
