@@ -1,4 +1,4 @@
-"""Kafka: the only module that speaks its protocol.
+"""Kafka: the only module that speaks its protocol; what its client does wrong is mended in `kafka_mends`.
 
 Delivery is at least once. The consumer never commits by itself: `commit` says what was handled, after its
 results are safe. Every topic stamps records with the broker's clock (log append time).
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
 
 from kafka import (
     ConsumerRebalanceListener,
@@ -20,11 +19,9 @@ from kafka import (
     OffsetAndMetadata,
     TopicPartition,
 )
-from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaError, TopicAlreadyExistsError
-from kafka.net.connection import KafkaConnection
-from kafka.net.inet import KafkaNetSocket
-from kafka.structs import MemberState
+
+from ingestion import kafka_mends
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 BATCH_BYTES = MAX_MESSAGE_BYTES // 4
@@ -43,75 +40,8 @@ BOOTSTRAP_MS = 10_000
 """How long a broker may take to answer a new client."""
 RECONNECT_MS = 1_000
 """Longest pause before a lost connection is tried again; kafka-python's own 30 s would outlast an outage."""
-UNREADY_MS = 20.0
-"""A producer that cannot send looks again after this, or as soon as anything comes."""
 
 type_of_headers = Sequence[tuple[str, bytes]]
-
-
-_connect = KafkaNetSocket.sock_connect
-_connecting: WeakKeyDictionary[Any, set[socket.socket]] = WeakKeyDictionary()
-"""Of each client's event loop the sockets that are not connected yet."""
-
-
-async def _connect_or_close(self: Any, net: Any, sock: socket.socket, *rest: Any, **named: Any) -> Any:
-    """What kafka-python 3.0.12 does, but a socket that was not connected is closed.
-
-    It leaves it to the garbage collector, which ours are told to be slow: an outage of an hour, with a try a
-    second, would use up what a process may open.
-    """
-    waiting = _connecting.setdefault(net, set())
-    waiting.add(sock)
-    try:
-        return await _connect(self, net, sock, *rest, **named)
-    except BaseException:
-        sock.close()
-        raise
-    finally:
-        waiting.discard(sock)
-
-
-KafkaNetSocket.sock_connect = _connect_or_close
-
-
-_initialize = KafkaConnection.initialize
-
-
-async def _initialize_or_fail(self: Any, *args: Any, **named: Any) -> None:
-    """What kafka-python 3.0.12 does, but a connection that came to nothing is an error of who connects.
-
-    It takes one for made that was closed before a word was said, as a proxy does whose broker is away, and so
-    tries again at once: without this, each such client costs a core, and the proxy a connection each time.
-    """
-    await _initialize(self, *args, **named)
-    await self.init_future
-
-
-KafkaConnection.initialize = _initialize_or_fail
-
-
-_request_update = ClusterMetadata.request_update
-
-
-def _request_update_once(self: Any) -> Any:
-    """What kafka-python 3.0.12 does, but who asks again while an answer is awaited wakes nobody.
-
-    A producer asks at each turn while a partition has no leader, and each time is woken for its next turn:
-    without this, a broker that shuts down in good order costs every producer half a core until it is gone.
-    """
-    with self._lock:
-        asked = self._future
-        awaited = self._need_update and asked and not asked.is_done
-    return asked if awaited else _request_update(self)
-
-
-ClusterMetadata.request_update = _request_update_once
-
-
-def _hang_up(client: Any) -> None:
-    """Close what a client that was closed has left half connected: its event loop goes on with nothing."""
-    for sock in list(_connecting.pop(client._net, ())):
-        sock.close()
 
 
 class BrokerError(RuntimeError):
@@ -163,7 +93,7 @@ def _admin(address: str) -> Iterator[Any]:
         yield admin
     finally:
         admin.close()
-        _hang_up(admin)
+        kafka_mends.hang_up(admin)
 
 
 def create_topics(address: str, topics: Iterable[str], partitions: int, retention_ms: int = -1) -> None:
@@ -205,16 +135,6 @@ def group_offsets(address: str, group: str) -> dict[Partition, int]:
     return {Partition(*key): int(offset.offset) for key, offset in found.items()}
 
 
-def _unready_ms(delay_s: Callable[[Any], float], node: Any) -> float:
-    """How long kafka-python's sender shall wait for a broker that it cannot send to.
-
-    Version 3.0.12 takes the seconds that it is told for milliseconds, and they are none while a connection is
-    being made or has as many requests under way as it may: without this, a broker that hangs costs every
-    producer that has something to send a core.
-    """
-    return max(1e3 * delay_s(node), UNREADY_MS)
-
-
 class Producer:
     """Sends records; `flush` returns only when the broker has all of them.
 
@@ -248,8 +168,7 @@ class Producer:
             )
         except KafkaError as error:
             raise BrokerError(f"Kafka at {address} does not answer: {error}") from error
-        client = self._kafka._sender._client
-        client.connection_delay = partial(_unready_ms, client.connection_delay)
+        kafka_mends.rest_while_unready(self._kafka)
         self._unflushed: list[Any] = []
 
     def send(
@@ -412,7 +331,9 @@ class Consumer:
         if group is None:
             self._kafka.assign([TopicPartition(t, p) for t in topics for p in self._partitions(t)])
         else:
-            self._kafka.subscribe(list(topics), listener=_Listener(listener, self._ask_afresh))
+            self._kafka.subscribe(
+                list(topics), listener=_Listener(listener, partial(kafka_mends.ask_afresh, self._kafka))
+            )
 
     def _partitions(self, topic: str) -> list[int]:
         end = time.monotonic() + METADATA_TIMEOUT_S
@@ -424,75 +345,10 @@ class Consumer:
 
     def poll(self, wait_ms: int) -> list[Record]:
         """Records that came within `wait_ms`, in order within each partition."""
-        self._unpark()
-        self._finish_joining()
-        given = self._kafka.poll(timeout_ms=self._rested(wait_ms)).values()
+        kafka_mends.unpark(self._kafka)
+        kafka_mends.finish_joining(self._kafka)
+        given = self._kafka.poll(timeout_ms=kafka_mends.rested(self._kafka, wait_ms)).values()
         return [record for records in given for record in records]
-
-    def _rested(self, wait_ms: int) -> int:
-        """Sleep in kafka-python's place while the broker says nothing; gives what is left to wait.
-
-        Version 3.0.12 waits for records until a heartbeat is due. While that waits for the answer to the one
-        before, it does not wait at all: it looks as fast as it can, and leaves a callback each time at the
-        fetch that is under way. Without this a silent broker costs every reader a core and 30 MB a second.
-        """
-        coordinator = self._kafka._coordinator
-        if coordinator.time_to_next_heartbeat() > 0:
-            return wait_ms
-        if coordinator.state is not MemberState.STABLE or coordinator.need_rejoin():
-            return wait_ms  # who joins needs the time
-        time.sleep(wait_ms / 1e3)
-        return 0
-
-    def _unpark(self) -> None:
-        """Let kafka-python give out again what it put aside while a partition was paused.
-
-        Version 3.0.12 takes it back only when its slot for the current batch is None, but leaves the batch
-        that was used up in it: without this, a partition that was paused in mid-batch is silent for ever.
-        """
-        fetcher = self._kafka._fetcher
-        if not fetcher._next_partition_records:
-            fetcher._next_partition_records = None
-
-    def _ask_afresh(self) -> None:
-        """Have the broker say of every partition again where it ends, also of those that have no news.
-
-        Version 3.0.12 forgets that of a partition that went away, but not that it has asked for it, and from
-        then on is told of changes only. Without this, who gets an empty partition back before it asked again
-        (the group had given it up and it rejoined at once) does not know that nothing is there.
-        """
-        for session in self._kafka._fetcher._session_handlers.values():
-            session.handle_error(None)
-
-    def _finish_joining(self) -> None:
-        """Let kafka-python go on with a rebalance that outlasted the poll in which it began.
-
-        Version 3.0.12 forgets one that began because the topics' metadata came or changed, once it has worked
-        out the assignment: without this, the group's leader has no partitions for ever and sends no
-        heartbeats. One that ends between two polls it begins anew, and all members with it: without this, a
-        group whose members poll now and then may rebalance for ever.
-        """
-        coordinator = self._kafka._coordinator
-        if not coordinator.rejoining:
-            return
-        joining = coordinator._join_task
-        if joining and joining.succeeded() and coordinator.state is MemberState.REBALANCING:
-            self._kafka._net.run(self._joined, joining.value)
-        else:
-            coordinator.request_rejoin()
-
-    async def _joined(self, assignment: bytes) -> None:
-        """What kafka-python does when a rebalance ends within a poll."""
-        coordinator = self._kafka._coordinator
-        coordinator._join_task = None
-        with coordinator._lock:
-            coordinator.rejoining = coordinator.rejoin_needed = False
-            coordinator.state = MemberState.STABLE
-            coordinator._enable_heartbeat()
-        generation = coordinator._generation
-        await coordinator._on_join_complete_async(
-            generation.generation_id, generation.member_id, generation.protocol, assignment
-        )
 
     def commit(self, next_offsets: Mapping[Partition, int]) -> None:
         """Say that everything before these offsets is handled.
@@ -596,4 +452,4 @@ class Consumer:
     def close(self) -> None:
         """Leave the group."""
         self._kafka.close(autocommit=False, timeout_ms=5_000)
-        _hang_up(self._kafka)
+        kafka_mends.hang_up(self._kafka)
