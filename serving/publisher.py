@@ -125,7 +125,6 @@ class Publisher:
         self._waits = waits
         self._watcher = watcher
         self._producer: Producer | None = None
-        self._away = False
         self._broken = False
         self._tell_at, self._told = 0.0, False
         self._under_way: deque[Sending] = deque()
@@ -133,7 +132,8 @@ class Publisher:
         self._patience = Patience(waits.acknowledge_s, self._look)
         self._work = asyncio.Event()
         self._here = asyncio.Event()
-        """Set when the broker comes back."""
+        """Set unless the broker is away."""
+        self._here.set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, patience_s: float = 3.0) -> None:
@@ -150,7 +150,7 @@ class Publisher:
     @property
     def away(self) -> bool:
         """Whether the broker leaves records unacknowledged."""
-        return self._away
+        return not self._here.is_set()
 
     def kept(self, name: str) -> Outgoing | None:
         """The record of this name, if it waits in the outbox."""
@@ -162,7 +162,7 @@ class Publisher:
         Raises:
             BrokerError: one was not acknowledged in time, though it may be yet; or the broker stays away.
         """
-        if self._away:
+        if self.away:
             await self._return()
         under_way: list[Sending] = []
         for portion in portions(records, SENT_AT_ONCE):
@@ -205,7 +205,7 @@ class Publisher:
 
     def _tried(self, kept: Sequence[Kept]) -> Sending | None:
         """None where the broker is away."""
-        if self._away:
+        if self.away:
             return None
         with suppress(BrokerError):
             return self._send([each.record for each in kept])
@@ -288,25 +288,23 @@ class Publisher:
         return bool(self._under_way)
 
     def _went_away(self, why: str) -> None:
-        if not self._away:
-            self._away = True
+        if not self.away:
             self._here.clear()
             self._tell("Kafka is away: %s; what is decided waits in the outbox", why)
             self._watcher.away("broker", True)
         self._work.set()
 
     def _came_back(self) -> None:
-        if self._away:
-            self._away = False
+        if self.away:
             self._here.set()
             self._tell("Kafka acknowledges again; %s records wait in the outbox", str(len(self._outbox)))
             self._watcher.away("broker", False)
 
     def _tell(self, text: str, fact: str) -> None:
         now = time.monotonic()
-        if self._away and now >= self._tell_at:
+        if self.away and now >= self._tell_at:
             self._tell_at, self._told = now + TELL_EVERY_S, True
-        elif self._away:
+        elif self.away:
             self._told = False
         log.log(logging.WARNING if self._told else logging.DEBUG, text, fact)
 

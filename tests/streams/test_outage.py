@@ -273,6 +273,19 @@ def test_kafka_that_hangs_and_goes_on(servers: Servers, stack: Stack) -> None:
     assert_as_told(servers, load.answers)
 
 
+def test_a_label_waits_for_a_kafka_that_is_only_late(servers: Servers, stack: Stack) -> None:
+    patient = CALM.model_copy(update={"acknowledge_ms": 2_000.0})
+    with serving(servers.settings.model_copy(update={"neighbours": patient})) as client:
+        with stopped(stack, "kafka"):
+            assert score(client, "waits").status == 200
+            assert score(client, "knows").degraded
+            on = threading.Timer(0.3, process(stack, "kafka").send_signal, (signal.SIGCONT,))
+            on.start()
+            reply = client.post("/v1/labels", json=LABEL)
+        on.join()
+    assert reply.status_code == 202, reply.text
+
+
 LABEL = {"transaction_id": "t", "label": "fraud", "label_time": wire_time(START), "source": "chargeback"}
 
 
