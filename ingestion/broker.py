@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from kafka import (
@@ -263,12 +262,13 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     whoever forgot what had been read of them would never see it again.
 
     Args:
-        come: called before the listener hears of partitions that come.
+        consumer: kafka-python's, whose partitions they are.
+        listener: of ours; None where nobody wants to know.
     """
 
-    def __init__(self, listener: Assignment | None, come: Callable[[], None]) -> None:
+    def __init__(self, consumer: KafkaConsumer, listener: Assignment | None) -> None:
+        self._consumer = consumer
         self._listener = listener
-        self._come = come
         self._ours: set[Partition] = set()
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
@@ -284,7 +284,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         gone, come = sorted(self._ours - ours), sorted(ours - self._ours)
         self._ours = ours
         if come:
-            self._come()
+            kafka_mends.ask_afresh(self._consumer)
         if gone and self._listener:
             self._listener.revoked(gone)
         if come and self._listener:
@@ -331,9 +331,7 @@ class Consumer:
         if group is None:
             self._kafka.assign([TopicPartition(t, p) for t in topics for p in self._partitions(t)])
         else:
-            self._kafka.subscribe(
-                list(topics), listener=_Listener(listener, partial(kafka_mends.ask_afresh, self._kafka))
-            )
+            self._kafka.subscribe(list(topics), listener=_Listener(self._kafka, listener))
 
     def _partitions(self, topic: str) -> list[int]:
         end = time.monotonic() + METADATA_TIMEOUT_S
