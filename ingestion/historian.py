@@ -98,14 +98,15 @@ class Historian:
             self._reached.pop(partition, None)
 
     def take(self, records: Sequence[Record]) -> None:
-        """Keep the rows of these records until the next flush."""
-        for record in records:
-            if record.topic == topics.TERMINAL_STREAM:
-                self._take_payments(record)
-            elif record.topic == topics.PRODUCT_COUNTED:
-                self._take_sales(record)
-            self._offsets[_partition(record)] = record.offset + 1
-        self._take_decisions([record for record in records if record.topic == topics.DECISIONS])
+        """Keep the rows of these records until the next flush.
+
+        All of a partition at once: a message may hold one event only, and a table's columns cost as much for
+        one row as for hundreds. So they are completed only when they are written.
+        """
+        kinds = {topics.TERMINAL_STREAM: self._take_payments, topics.PRODUCT_COUNTED: self._take_sales}
+        for partition, mine in _by_partition(records).items():
+            kinds.get(partition.topic, self._take_decisions)(partition, mine)
+            self._offsets[partition] = mine[-1].offset + 1
 
     @property
     def waiting(self) -> int:
@@ -116,18 +117,18 @@ class Historian:
         """Write all rows; gives the offsets that may be committed now."""
         for table in dict.fromkeys(table for table, _ in self._pending):
             mine = [rows for key, tables in self._pending.items() if key[0] == table for rows in tables]
-            self.history.append(table, pa.concat_tables(mine))
+            self.history.append(table, completed(table, pa.concat_tables(mine)))
         self._pending.clear()
         written, self._offsets = self._offsets, {}
         return written
 
     def _keep(self, table: str, partition: Partition, rows: pa.Table) -> None:
         if rows.num_rows:
-            self._pending.setdefault((table, partition), []).append(completed(table, rows))
+            self._pending.setdefault((table, partition), []).append(rows)
 
-    def _take_payments(self, record: Record) -> None:
-        partition, first = _partition(record), position(record.offset, 0)
-        rows = self._new(_placed(record), partition, first, (TRANSACTIONS, LABELS))
+    def _take_payments(self, partition: Partition, records: Sequence[Record]) -> None:
+        first = position(records[0].offset, 0)
+        rows = self._new(_placed(records), partition, first, (TRANSACTIONS, LABELS))
         appended_ms = rows["appended_ms"].fill_null(NO_TIME_MS).to_numpy()
         staying = self.forgotten.stay(appended_ms, rows["customer_id"].to_pylist)
         rows = rows if staying is None else rows.filter(pa.array(staying))
@@ -139,10 +140,9 @@ class Historian:
             self._reached[partition] = self.history.origins(kept_in, partition.number, first)
         return rows.filter(pa.array(newly_sent(rows, ORIGINS[kept_in[0]], self._reached[partition])))
 
-    def _take_sales(self, record: Record) -> None:
+    def _take_sales(self, partition: Partition, records: Sequence[Record]) -> None:
         """Without what comes twice; `History.append` knows what is in the files already."""
-        rows = pa.Table.from_batches([decode(record.value or b"", topics.STREAM_SCHEMAS[record.topic])])
-        partition = _partition(record)
+        rows = pa.Table.from_batches(_batches(records))
         new = newly_sent(rows, PLACES[QUOTES], self._reached.setdefault(partition, {}))
         self._split(rows.filter(pa.array(new)), partition, QUOTES, OUTCOMES)
 
@@ -151,8 +151,8 @@ class Historian:
         self._keep(decided, partition, rows.filter(pa.array(kind == 0)))
         self._keep(settled, partition, rows.filter(pa.array(kind == 1)))
 
-    def _take_decisions(self, records: Sequence[Record]) -> None:
-        rows: dict[Partition, list[dict[str, Any]]] = {}
+    def _take_decisions(self, partition: Partition, records: Sequence[Record]) -> None:
+        rows: list[dict[str, Any]] = []
         for record in records:
             try:
                 decision = DecisionRecord.model_validate_json(record.value or b"")
@@ -160,16 +160,23 @@ class Historian:
                 self.rejected.append(Rejected(record, reason(error)))
                 continue
             if not self.forgotten.holds(decision.customer_id, record.timestamp):
-                mine = rows.setdefault(_partition(record), [])
-                mine.append(_decision_row(decision, record))
-        for partition, mine in rows.items():
-            came = pa.Table.from_pylist(mine, SCHEMAS[DECISIONS])
-            new = self._new(came, partition, mine[0]["decision_position"], (DECISIONS,))
+                rows.append(_decision_row(decision, record))
+        if rows:
+            came = pa.Table.from_pylist(rows, SCHEMAS[DECISIONS])
+            new = self._new(came, partition, rows[0]["decision_position"], (DECISIONS,))
             self._keep(DECISIONS, partition, new)
 
 
 def _partition(record: Record) -> Partition:
     return Partition(record.topic, record.partition)
+
+
+def _by_partition(records: Sequence[Record]) -> dict[Partition, list[Record]]:
+    """Records of each partition, in order."""
+    found: dict[Partition, list[Record]] = {}
+    for record in records:
+        found.setdefault(_partition(record), []).append(record)
+    return found
 
 
 def newly_sent(rows: pa.Table, origin: tuple[str, str], reached: dict[int, int]) -> npt.NDArray[np.bool_]:
@@ -193,16 +200,22 @@ def newly_sent(rows: pa.Table, origin: tuple[str, str], reached: dict[int, int])
     return new
 
 
-def _placed(record: Record) -> pa.Table:
-    """Rows of a message with their places in the terminal stream."""
-    batch = decode(record.value or b"", topics.STREAM_SCHEMAS[record.topic])
-    n = batch.num_rows
-    places = position(record.offset, 0) + np.arange(n)
-    return (
-        pa.Table.from_batches([batch])
-        .append_column("terminal_partition", pa.array(np.full(n, record.partition, np.int32)))
-        .append_column("terminal_position", pa.array(places))
-    )
+def _batches(records: Sequence[Record]) -> list[pa.RecordBatch]:
+    """What messages of one stream hold."""
+    return [decode(record.value or b"", topics.STREAM_SCHEMAS[record.topic]) for record in records]
+
+
+def _placed(records: Sequence[Record]) -> pa.Table:
+    """Rows of a partition's messages with their places in the terminal stream."""
+    batches = _batches(records)
+    places = [
+        position(record.offset, 0) + np.arange(batch.num_rows)
+        for record, batch in zip(records, batches, strict=True)
+    ]
+    rows = pa.Table.from_batches(batches)
+    return rows.append_column(
+        "terminal_partition", pa.array(np.full(rows.num_rows, records[0].partition, np.int32))
+    ).append_column("terminal_position", pa.array(np.concatenate(places)))
 
 
 def _decision_row(decision: DecisionRecord, record: Record) -> dict[str, Any]:
