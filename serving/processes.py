@@ -39,6 +39,8 @@ DAY_S = 86_400
 GROUP = "tollgate-workers"
 WORKERS_READ = (*Router.topics, *CustomerStage.topics, *TerminalStage.topics, *ProductStage.topics)
 """Topics that workers read and commit."""
+GATHER_MS = 20
+"""A turn costs about as much for one event as for twenty; so long an event may wait before each stage."""
 UNTIL_FLUSH_MS = 50
 """Every turn ends with a flush, which waits for nothing; before that, a batch may fill."""
 
@@ -54,7 +56,7 @@ def build_worker(
     pseudonyms, forgotten = Pseudonyms.by(settings.privacy), Forgotten(settings.forgotten)
     stages: list[Stage] = []
     members = Members(stages, Ownership(store, name))
-    consumer = Consumer(kafka, WORKERS_READ, group, members)
+    consumer = Consumer(kafka, WORKERS_READ, group, members, gather_ms=GATHER_MS)
     router = Router(store, partitions, remember_s, consumer.caught_up, pseudonyms, forgotten)
     stages += [  # the router last: it reads no states, so it works while Redis writes the others'
         TerminalStage(
