@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle
 
+import pyarrow as pa
+
 from infra import logs, ready
 from infra.settings import load
 from infra.signals import stop_signal
@@ -98,6 +100,7 @@ class Loop:
                 raise
             log.warning("no room to compact %s: %s", self._folder, error)
         retire(self._historian.history, self._retention_days)
+        pa.default_memory_pool().release_unused()  # Arrow keeps what merging took, each time a little more
 
     @property
     def _folder(self) -> str:
