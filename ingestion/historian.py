@@ -103,9 +103,13 @@ class Historian:
         All of a partition at once: a message may hold one event only, and a table's columns cost as much for
         one row as for hundreds. So they are completed only when they are written.
         """
-        kinds = {topics.TERMINAL_STREAM: self._take_payments, topics.PRODUCT_COUNTED: self._take_sales}
+        kinds = {
+            topics.TERMINAL_STREAM: self._take_payments,
+            topics.PRODUCT_COUNTED: self._take_sales,
+            topics.DECISIONS: self._take_decisions,
+        }
         for partition, mine in _by_partition(records).items():
-            kinds.get(partition.topic, self._take_decisions)(partition, mine)
+            kinds[partition.topic](partition, mine)
             self._offsets[partition] = mine[-1].offset + 1
 
     @property
@@ -123,8 +127,10 @@ class Historian:
         return written
 
     def _keep(self, table: str, partition: Partition, rows: pa.Table) -> None:
+        """Without what the table lacks: a payment that HTTP decided carries its decision, kilobytes."""
         if rows.num_rows:
-            self._pending.setdefault((table, partition), []).append(rows)
+            kept = rows.select([name for name in SCHEMAS[table].names if name in rows.column_names])
+            self._pending.setdefault((table, partition), []).append(kept)
 
     def _take_payments(self, partition: Partition, records: Sequence[Record]) -> None:
         first = position(records[0].offset, 0)
